@@ -1,0 +1,273 @@
+"""Configuration: frozen dataclasses that validate themselves; unknown keys are errors.
+
+Holds no tuned number of any run (those are in recipes) and knows no library but the standard one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from unimir.schema import KINDS, SPLITS, Kind, Split
+
+T = TypeVar("T")
+PARTS = ("text", "image", "nlu", "fusion")
+"""Parts of the model that a stage gives a learning rate of their own."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """A pretrained tokenizer by path, or (path None) a byte-fallback BPE trained on the corpus."""
+
+    path: str | None = None
+    vocab_size: int = 8000
+    train_texts: int = 200_000
+
+    def __post_init__(self) -> None:
+        _require(self.vocab_size >= 512, f"tokenizer.vocab_size is {self.vocab_size}; at least 512 (256 are bytes)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Limits and rules a row must meet to be kept."""
+
+    max_chars: int = 20_000
+    max_tokens: int = 64
+    max_image_bytes: int = 20_000_000
+    max_image_pixels: int = 20_000_000
+    max_image_aspect: float = 20.0
+    image_size: int = 64
+    language_check: Literal["script", "off"] = "script"
+    unit_rows: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_chars", "max_tokens", "max_image_bytes", "max_image_pixels", "image_size", "unit_rows"):
+            _require(getattr(self, name) > 0, f"prepare.{name} is {getattr(self, name)}; must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Text tower: `backbone` is a Hugging Face name or path; without one, `arch` is its configuration from scratch."""
+
+    backbone: str | None = None
+    arch: Mapping[str, Any] = field(default_factory=dict)
+    pooling: Literal["mean", "cls"] = "mean"
+    max_tokens: int = 64
+    token_budget: int = 4096  # padded tokens per forward chunk of the length-sorted batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Image tower: a timm model by name, with keyword arguments for its constructor."""
+
+    name: str = "resnet18"
+    args: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    size: int = 64
+    min_crop: float = 1.0  # smallest area share of the random training crop; 1.0 switches augmentation off
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Two towers, NLU heads and query fusion over one shared space of `dim` dimensions."""
+
+    dim: int = 128
+    prefixes: tuple[int, ...] = ()  # Matryoshka: leading sub-vectors usable alone
+    query_label_set: str = "search"  # the label set whose soft labels feed the fusion
+    content_slots: tuple[str, ...] = ("content",)
+    text: TextConfig = field(default_factory=TextConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+
+    def __post_init__(self) -> None:
+        for prefix in self.prefixes:
+            _require(0 < prefix < self.dim, f"model.prefixes has {prefix}; each must be in 1..{self.dim - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One kind of batch within a stage, chosen with probability proportional to `weight`."""
+
+    name: str
+    kind: Kind
+    sources: tuple[str, ...] = ()  # empty: every source of this kind
+    weight: float = 1.0
+    batch_size: int = 256  # examples over all workers
+    losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
+
+    def __post_init__(self) -> None:
+        _require(self.kind in KINDS, f"task {self.name}: kind {self.kind!r}; one of {', '.join(KINDS)}")
+        _require(self.weight > 0, f"task {self.name}: weight {self.weight}; must be positive")
+        _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
+        unknown = set(self.losses) - {"contrastive", "intent", "slots", "anchor"}
+        _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of training as data: what is seen, what moves and how fast (rate 0: frozen)."""
+
+    name: str
+    steps: int
+    tasks: tuple[Task, ...]
+    rates: Mapping[str, float]
+    warmup_steps: int = 20
+    language_temperature: float = 0.5  # 1: as in the corpus; 0: every language alike
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0, f"stage {self.name}: steps {self.steps}; must be positive")
+        _require(bool(self.tasks), f"stage {self.name}: no tasks")
+        unknown = set(self.rates) - set(PARTS)
+        _require(not unknown, f"stage {self.name}: rates for {sorted(unknown)}; parts are {', '.join(PARTS)}")
+        _require(any(rate > 0 for rate in self.rates.values()), f"stage {self.name}: every part is frozen")
+        names = [task.name for task in self.tasks]
+        _require(len(set(names)) == len(names), f"stage {self.name}: task names repeat: {names}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What DeepSpeed is told."""
+
+    zero: Literal[0, 1, 2, 3] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    grad_clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTask:
+    """One block of the report; `name` is the TASK part of its metric names."""
+
+    name: str
+    measure: Literal["text_to_image", "image_to_text", "text_to_text", "query_to_item", "nlu"]
+    kind: Kind
+    sources: tuple[str, ...] = ()
+    pool: Literal["evaluation", "all"] = "evaluation"  # "all": train and evaluation items compete
+    metrics: tuple[str, ...] = ("r@1", "r@10")
+    max_queries: int = 500  # per language, the first by hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    recipe: str
+    corpora: str = "sample"  # manifest path, or "sample": the generated corpus
+    sample_items: int = 5000
+    seed: int = 0
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stages: tuple[Stage, ...] = ()
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    evaluation: tuple[EvalTask, ...] = ()
+    eval_split: Split = "evaluation"
+
+    def __post_init__(self) -> None:
+        _require(self.eval_split in SPLITS, f"eval_split {self.eval_split!r}; one of {', '.join(SPLITS)}")
+        _require(
+            self.model.text.max_tokens >= self.prepare.max_tokens,
+            f"model.text.max_tokens {self.model.text.max_tokens} is below prepare.max_tokens {self.prepare.max_tokens}",
+        )
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON values of a config."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Builds a config dataclass from plain values; ValueError names the key that does not fit."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where or cls.__name__}: expected a mapping, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in names]
+    if unknown:
+        raise ValueError(f"{where or cls.__name__}: unknown key {unknown[0]!r}; known keys: {', '.join(names)}")
+    built = {key: _coerce(hints[key], value, f"{where}.{key}" if where else key) for key, value in values.items()}
+    try:
+        return cls(**built)
+    except TypeError as error:  # a required key is missing
+        raise ValueError(f"{where or cls.__name__}: {error}".replace("__init__() ", "")) from error
+
+
+def override(config: T, settings: Sequence[str]) -> T:
+    """Applies `key.path=value` settings; values are YAML scalars or flow collections."""
+    import yaml
+
+    values = to_dict(config)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ValueError(f"setting {setting!r}: expected key=value")
+        node, *rest = values, *key.split(".")
+        for name in rest[:-1]:
+            node = _step(node, name, key)
+        _step(node, rest[-1], key)
+        node[int(rest[-1]) if isinstance(node, list) else rest[-1]] = yaml.safe_load(text)
+    return from_dict(type(config), values)
+
+
+def _step(node: Any, name: str, key: str) -> Any:
+    """One step into nested plain values; list members go by index or by their `name`."""
+    if isinstance(node, list):
+        for position, member in enumerate(node):
+            if name == str(position) or (isinstance(member, Mapping) and member.get("name") == name):
+                return member
+        raise ValueError(f"setting {key!r}: no member {name!r}")
+    if not isinstance(node, Mapping) or name not in node:
+        known = ", ".join(node) if isinstance(node, Mapping) else "none"
+        raise ValueError(f"setting {key!r}: unknown key {name!r}; known keys: {known}")
+    return node[name]
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(arg for arg in args if arg is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where}: {value!r}; one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(
+            _coerce(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(inner, value, strict=True))
+        )
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a mapping, got {value!r}")
+        return {str(key): _coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
