@@ -17,6 +17,8 @@ from unimir.schema import KINDS, SPLITS, Kind, Split
 T = TypeVar("T")
 PARTS = ("text", "image", "nlu", "fusion")
 """Parts of the model that a stage gives a learning rate of their own."""
+LOSSES = ("contrastive", "fused", "intent", "slots", "anchor")
+"""Text against counterpart; fused query against counterpart; intent; slots; distance to the vectors at stage start."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -108,8 +110,8 @@ class Task:
         _require(self.kind in KINDS, f"task {self.name}: kind {self.kind!r}; one of {', '.join(KINDS)}")
         _require(self.weight > 0, f"task {self.name}: weight {self.weight}; must be positive")
         _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
-        unknown = set(self.losses) - {"contrastive", "intent", "slots", "anchor"}
-        _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}")
+        unknown = set(self.losses) - set(LOSSES)
+        _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 
 
 @dataclass(frozen=True, kw_only=True)

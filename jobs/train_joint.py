@@ -1,0 +1,70 @@
+"""Prepares a corpus, trains the three stages, evaluates the bundle.
+
+python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers 2] [--set key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unimir import artifacts, job
+from unimir.config import override
+from unimir.recipes import recipe
+
+
+def main(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Runs the whole path and returns its summary."""
+    started = time.perf_counter()
+    from unimir.data.prepare import prepare
+    from unimir.data.sources import corpora_of
+    from unimir.evaluate import evaluate
+    from unimir.infer import Encoder
+    from unimir.report import summary, write_report
+    from unimir.train.driver import select_stages, train
+
+    config = override(recipe(args.recipe), args.set)
+    if args.stages:
+        config = select_stages(config, args.stages.split(","))
+    out = Path(args.out)
+    with job.cluster():
+        prepared = prepare(corpora_of(config, out, corpora=args.corpora, root=args.root), config, out)
+        trained = train(config, prepared, out, workers=args.workers)
+    found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
+    prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
+    about = {"recipe": config.recipe, "bundle": trained.bundle_id, "prepared": prepared_id}
+    table = write_report(out / "reports" / trained.bundle.name, found, about)
+    print(f"\n{summary(found)}\n\nper language: {table}", file=sys.stderr)
+    return {
+        "bundle": str(trained.bundle),
+        "bundle_id": trained.bundle_id,
+        "prepared": str(prepared),
+        "stages": trained.stages,
+        "metrics": {name: round(value, 6) for name, value in found.items()},
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _say(name: str) -> None:
+    print(f"evaluating {name}", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Corpora to a trained, evaluated bundle.")
+    parser.add_argument("--recipe", default="sample", help="a named run of unimir/recipes.py")
+    parser.add_argument("--corpora", metavar="FILE", help="manifest of corpora instead of the recipe's")
+    parser.add_argument("--root", metavar="DIR", help="where the manifest's relative paths start")
+    parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")
+    parser.add_argument("--workers", type=int, default=2, help="training workers")
+    parser.add_argument("--stages", default="", help="some of the recipe's stages, by name, comma-separated")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe's config")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    job.run(lambda: main(arguments))

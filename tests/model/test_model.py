@@ -1,0 +1,135 @@
+"""Is the model right: shapes, ragged batches, fusion, label sets, freezing, the torchvision declaration."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from unimir.config import ImageConfig, ModelConfig, TextConfig
+from unimir.model.text_encoder import TokenBatch, token_chunks
+from unimir.model.unimir import UniMIR
+from unimir.schema import LabelSet
+
+LABEL_SETS = (
+    LabelSet(name="other", intents=("a", "b", "c"), slots=("x",)),
+    LabelSet(name="search", intents=("find", "help"), slots=("content", "time")),
+)
+ARCH = {
+    "model_type": "xlm-roberta",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "type_vocab_size": 1,
+}
+
+
+def build(**changes: object) -> UniMIR:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        dim=16,
+        prefixes=(8,),
+        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64),
+        image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
+        **changes,
+    )
+    return UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> UniMIR:
+    return build()
+
+
+def texts(*lengths: int) -> TokenBatch:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return TokenBatch.from_lists([torch.randint(2, 100, (n,), generator=generator).tolist() for n in lengths])
+
+
+def test_ragged_batch_equals_rows_alone(model: UniMIR) -> None:
+    lengths = (3, 17, 1, 40, 17, 8, 40, 2)
+    batch = texts(*lengths)
+    together = model.encode_text(batch, states=True)
+    starts = batch.lengths_B.cumsum(0) - batch.lengths_B
+    for row, length in enumerate(lengths):
+        own = slice(int(starts[row]), int(starts[row]) + length)
+        alone = model.encode_text(TokenBatch(batch.ids_T[own], batch.lengths_B[row : row + 1]), states=True)
+        torch.testing.assert_close(together.z_BD[row], alone.z_BD[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.states_TH[own], alone.states_TH, atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_have_unit_length(model: UniMIR) -> None:
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    for vectors in (model.encode_text(texts(5, 9)).z_BD, model.encode_image(pixels)):
+        assert vectors.shape[1] == 16
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+
+
+def test_untrained_fusion_is_the_plain_vector(model: UniMIR) -> None:
+    tokens = texts(5, 9, 30)
+    features = model.encode_text(tokens, states=True)
+    torch.testing.assert_close(model.fuse(features, tokens), features.z_BD)
+
+
+def test_asking_for_states_leaves_the_plain_vector_bit_identical(model: UniMIR) -> None:
+    tokens = texts(5, 9, 30)
+    assert torch.equal(model.encode_text(tokens).z_BD, model.encode_text(tokens, states=True).z_BD)
+
+
+def test_retrieval_gradient_reaches_the_nlu_heads_through_fusion() -> None:
+    model = build()
+    torch.nn.init.normal_(model.fusion.update.weight)
+    tokens = texts(5, 9)
+    model.fuse(model.encode_text(tokens, states=True), tokens).sum().backward()
+    assert model.nlu.tags.weight.grad is not None and model.nlu.tags.weight.grad.abs().sum() > 0
+    assert model.nlu.intents.weight.grad is not None and model.nlu.intents.weight.grad.abs().sum() > 0
+
+
+def test_labels_compete_only_within_their_own_set(model: UniMIR) -> None:
+    tokens = texts(4, 6)
+    features = model.encode_text(tokens, states=True)
+    sets_B = torch.tensor([0, 1])
+    probabilities = model.nlu.intent_logits(features.pooled_BH, sets_B).softmax(-1)
+    assert torch.all(probabilities[0, 3:] == 0) and torch.all(probabilities[1, :3] == 0)
+    tags = model.nlu.tag_logits(features.states_TH, sets_B[tokens.rows_T]).softmax(-1)
+    assert torch.all(tags[:4, 3:] == 0) and torch.all(tags[4:, :3] == 0)
+
+
+def test_parts_cover_every_parameter_once(model: UniMIR) -> None:
+    parts = [parameter for _, module in model.parts() for parameter in module.parameters()]
+    assert len({id(p) for p in parts}) == len(parts)
+    assert {id(p) for p in parts} == {id(p) for p in model.parameters()}
+
+
+def test_unknown_query_label_set_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="'nope' is not among the label sets"):
+        build(query_label_set="nope")
+
+
+def test_tokenizer_larger_than_the_backbone_is_a_clear_error() -> None:
+    text = TextConfig(arch={**ARCH, "vocab_size": 50}, max_tokens=40)
+    config = ModelConfig(dim=16, text=text, image=ImageConfig(name="convnext_atto", size=32))
+    with pytest.raises(ValueError, match="tokenizer has 100 tokens, the text backbone 50"):
+        UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1)
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [3, 9, 1, 9, 200, 4], [1] * 50])
+def test_token_chunks_cover_rows_once_within_the_budget(lengths: list[int]) -> None:
+    chunks = list(token_chunks(lengths, 32))
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
+    for chunk in chunks:
+        assert len(chunk) == 1 or len(chunk) * max(lengths[row] for row in chunk) <= 32
+
+
+def test_torchvision_timm_and_transformers_import_beside_this_torch() -> None:
+    """In a fresh process, as a Ray worker is one: importing the model's package is all it takes."""
+    code = (
+        "import unimir.model, timm, torchvision\n"
+        "from transformers import XLMRobertaModel\n"
+        "from timm.data import create_transform\n"
+        "create_transform((3, 32, 32))\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

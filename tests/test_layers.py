@@ -1,0 +1,119 @@
+"""The rules of the house, kept by reading the source: who may import whom, sizes, what the README promises."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "unimir").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
+LAYERS = [
+    {"schema", "config", "metrics", "artifacts"},
+    {"recipes", "data", "model", "lexical"},
+    {"bundle"},
+    {"infer", "train"},
+    {"evaluate", "evaluate_nlu", "report", "job"},
+    {"jobs"},
+]
+OWNERS = {
+    "deepspeed": {"unimir/train/engine.py"},
+    "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py"},
+    "ray.data": {"unimir/data/prepare.py"},
+    "transformers": {"unimir/model/text_encoder.py"},
+    "timm": {"unimir/model/image_encoder.py"},
+    "matplotlib": {"unimir/report.py"},
+    "sklearn": {"unimir/lexical.py"},
+    "argparse": {path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name == "jobs"},
+}
+HEAVY = ("torch", "ray", "deepspeed", "transformers", "timm", "sklearn", "matplotlib", "pyarrow")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if name.startswith("unimir.") else ""
+
+
+def layer(name: str) -> int:
+    (found,) = [number for number, rooms in enumerate(LAYERS) if name in rooms]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path: Path) -> None:
+    own = path.relative_to(ROOT).with_suffix("").parts
+    own_room = "jobs" if own[0] == "jobs" else own[1]
+    if own_room == "__init__":
+        assert not list(imports(path))
+        return
+    for name in imports(path):
+        other = room(name)
+        if other and other != own_room:
+            below = layer(other) < layer(own_room)
+            peers = {own_room, other} <= {"evaluate", "evaluate_nlu"}
+            assert below or peers or own_room == "jobs", f"{own_room} imports {name}"
+
+
+def test_model_knows_config_and_schema_only() -> None:
+    for path in (ROOT / "unimir" / "model").glob("*.py"):
+        assert {room(name) for name in imports(path)} <= {"", "config", "schema", "model"}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_heavy_library_has_one_owner(library: str) -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if any(name == library or name.startswith(f"{library}.") for name in imports(path))
+    }
+    assert users <= OWNERS[library]
+    assert users, f"{library} has an owner but no user"
+
+
+def test_importing_unimir_imports_no_heavy_library() -> None:
+    code = f"import sys, unimir; print([name for name in {HEAVY!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_sizes(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 300
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree), "every module says its duty"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is over 60 lines"
+    assert path.stem not in {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+
+
+def test_readme_layout_table_is_true() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `((?:unimir|jobs)/[\w/]+\.(?:py|yaml))` \|", readme, re.MULTILINE))
+    package = [p for p in (ROOT / "unimir").rglob("*") if p.suffix in (".py", ".yaml")]
+    files = {p.relative_to(ROOT).as_posix() for p in package + list((ROOT / "jobs").glob("*.py"))}
+    trivial = {p.relative_to(ROOT).as_posix() for p in package if p.name == "__init__.py"}
+    assert listed == files - trivial
+
+
+def test_ruff_is_clean() -> None:
+    for command in (["check", "."], ["format", "--check", "."]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_mypy_is_clean() -> None:
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

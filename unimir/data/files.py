@@ -1,0 +1,116 @@
+"""Where files are: local paths, globs and URIs (s3, gs, any fsspec scheme) behind one way to list and open them.
+
+Knows no format: what the bytes mean is the readers' business.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: `uri` opens it, `label` (its path under the root) names it in messages and records."""
+
+    uri: str
+    label: str
+    size: int
+    mtime: float
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """Opens a file for random access."""
+    filesystem, path = _filesystem(uri)
+    try:
+        return filesystem.open_input_file(path)
+    except OSError as error:
+        raise ValueError(f"{uri}: cannot be opened ({_reason(error)})") from error
+
+
+def find(root: str, patterns: Sequence[str], where: str) -> list[File]:
+    """The files of paths, globs or URIs, in order; a directory gives every file below it."""
+    found: dict[str, File] = {}
+    for pattern in patterns:
+        matches = _match(root, pattern)
+        if not matches:
+            raise ValueError(f"{where}: no file matches {_absolute(root, pattern)}")
+        found.update({file.uri: file for file in matches})
+    return list(found.values())
+
+
+def _absolute(root: str, pattern: str) -> str:
+    if "://" in pattern or pattern.startswith("/"):
+        return pattern
+    return posixpath.join(root, pattern)
+
+
+def _match(root: str, pattern: str) -> list[File]:
+    uri = _absolute(root, pattern)
+    filesystem, path = _filesystem(uri)
+    prefix = uri[: len(uri) - len(path)] if uri.endswith(path) else ""
+    try:
+        if _MAGIC & set(path):
+            parts = path.split("/")
+            fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
+            selector = pafs.FileSelector("/".join(parts[:fixed]) or "/", allow_not_found=True, recursive=True)
+            infos = [info for info in filesystem.get_file_info(selector) if _glob(info.path, path)]
+        else:
+            info = filesystem.get_file_info(path)
+            infos = [info]
+            if info.type == pafs.FileType.Directory:
+                infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise ValueError(f"{uri}: cannot be listed ({_reason(error)})") from error
+    start = _filesystem(root)[1].rstrip("/") + "/"
+    return [
+        File(prefix + info.path, info.path.removeprefix(start), info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0)
+        for info in sorted(infos, key=lambda info: info.path)
+        if info.type == pafs.FileType.File
+    ]
+
+
+def _glob(path: str, pattern: str) -> bool:
+    """Shell matching part by part, so that `*` stays within one directory; `**` spans any number of them."""
+    return _parts(path.strip("/").split("/"), pattern.strip("/").split("/"))
+
+
+def _parts(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_parts(path[i:], pattern[1:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _parts(path[1:], pattern[1:])
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).absolute()) if not uri.startswith("/") else uri
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+        return filesystem, path
+    except pa.ArrowInvalid:  # a scheme Arrow does not know
+        pass
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{uri}: cannot be reached ({_reason(error)})") from error
+    import fsspec
+
+    scheme, _, path = uri.partition("://")
+    try:
+        handler = pafs.FSSpecHandler(fsspec.filesystem(scheme))
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{uri}: scheme {scheme!r} is not supported here ({_reason(error)})") from error
+    return pafs.PyFileSystem(handler), path
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,299 @@
+"""A bundle on the evaluation split of a prepared corpus: numbers per language, each beside a lexical baseline.
+
+Every number goes through `Encoder`, the path that embedding and serving use. Knows no trainer, no job and no report's
+layout.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from unimir import metrics
+from unimir.config import Config, EvalTask
+from unimir.evaluate_nlu import judge_understanding, named
+from unimir.infer import Encoder
+from unimir.lexical import LexicalIndex
+from unimir.schema import PREPARED
+
+QUERY_CHUNK = 512
+"""Queries scored against the whole pool at once."""
+
+Vectors = NDArray[np.float32]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is ranked: pictures and texts in one list."""
+
+    images: list[str]  # image_ids
+    texts: list[str]
+    by_group: dict[int, list[int]]  # positions in the list: pictures first, then texts
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.texts)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Texts that ask, and which items answer each."""
+
+    texts: list[str]
+    langs: list[str]
+    relevant: list[NDArray[np.int64]]
+
+
+def evaluate(
+    encoder: Encoder, prepared: Path, config: Config, *, progress: Progress = lambda name: None
+) -> dict[str, float]:
+    """Flat metrics `TASK.METRIC.AGGREGATE`; ValueError where the corpus and the bundle do not fit together."""
+    found: dict[str, float] = {}
+    for task in config.evaluation:
+        progress(task.name or task.measure)
+        tables = {split: _read(prepared, task, split) for split in ("train", config.eval_split)}
+        held_out = tables[config.eval_split]
+        if not len(held_out):
+            raise ValueError(
+                f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows in {config.eval_split}"
+            )
+        pool = held_out if task.pool == "evaluation" else pa.concat_tables(tables.values())
+        found.update(_MEASURES[task.measure](task, encoder, _Corpus(prepared, tables["train"], held_out, pool)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    prepared: Path
+    train: pa.Table
+    held_out: pa.Table
+    pool: pa.Table
+
+
+def _read(prepared: Path, task: EvalTask, split: str) -> pa.Table:
+    schema = PREPARED[task.kind]
+    columns = [name for name in schema.names if name not in ("ids", "doc_ids", "token_slots")]
+    files = sorted((prepared / task.kind / split).glob("*.parquet"))
+    empty = pa.schema([schema.field(name) for name in columns]).empty_table()
+    table = pa.concat_tables([pq.read_table(path, columns=columns) for path in files] or [empty])
+    return table.filter(pc.is_in(table["source"], pa.array(task.sources))) if task.sources else table
+
+
+def _text_to_image(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+    items = _items(corpus.pool)
+    queries = _queries(corpus, items, task.max_queries)
+    item_vectors = _embed_items(encoder, items, corpus.prepared)
+    return {
+        **_judge(task.name, queries, _dots(encoder.embed_texts(queries.texts), item_vectors), task.metrics),
+        **_judge(f"{task.name}_lexical", queries, _lexical(corpus, items, queries.texts), task.metrics),
+    }
+
+
+def _query_to_item(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+    items = _items(corpus.pool)
+    queries = _queries(corpus, items, task.max_queries)
+    item_vectors = _embed_items(encoder, items, corpus.prepared)
+    fused, plain = encoder.embed_texts(queries.texts, as_query=True), encoder.embed_texts(queries.texts)
+    return {
+        **_judge(task.name, queries, _dots(fused, item_vectors), task.metrics),
+        **_judge(f"{task.name}_plain", queries, _dots(plain, item_vectors), task.metrics),
+        **_judge(f"{task.name}_lexical", queries, _lexical(corpus, items, queries.texts), task.metrics),
+    }
+
+
+def _image_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+    """Every held-out picture against the held-out texts of one language at a time."""
+    items = _items(corpus.held_out)
+    image_vectors = _embed_items(encoder, items, corpus.prepared)
+    words = _training_texts(corpus.train, "image_id")
+    captions = [" ".join(words.get(image, ())) for image in items.images]
+    found: dict[str, list[tuple[Queries, Vectors, Vectors]]] = defaultdict(list)
+    for lang in sorted(set(corpus.held_out["lang"].to_pylist())):
+        rows = corpus.held_out.filter(pc.equal(corpus.held_out["lang"], lang))
+        texts = sorted(set(rows["text"].to_pylist()), key=_by_hash)[: task.max_queries]
+        place = {text: i for i, text in enumerate(texts)}
+        of_group: dict[int, set[int]] = defaultdict(set)
+        for group, text in zip(rows["group"].to_pylist(), rows["text"].to_pylist(), strict=True):
+            if text in place:
+                of_group[group].add(place[text])
+        asked = [
+            (position, np.array(sorted(of_group[group])))
+            for group, positions in items.by_group.items()
+            for position in positions
+            if group in of_group
+        ]
+        if asked:
+            chosen = [position for position, _ in asked]
+            queries = Queries([captions[i] for i in chosen], [lang] * len(asked), [r for _, r in asked])
+            model = image_vectors[chosen] @ encoder.embed_texts(texts).T
+            lexical = LexicalIndex([[text] for text in texts]).scores(queries.texts)
+            found[lang].append((queries, model, lexical))
+    return _judge_parts(task, [part for parts in found.values() for part in parts])
+
+
+def _text_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+    if task.kind == "parallel":
+        parts = _across_languages(encoder, corpus.held_out, task.max_queries)
+    else:
+        items = _items(corpus.pool)
+        queries = _queries(corpus, items, task.max_queries)
+        model = encoder.embed_texts(queries.texts) @ encoder.embed_texts(items.texts).T
+        parts = [(queries, model, LexicalIndex([[text] for text in items.texts]).scores(queries.texts))]
+    return _judge_parts(task, parts)
+
+
+def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> list[tuple[Queries, Vectors, Vectors]]:
+    """Every language against the texts of English, and English against the next largest language."""
+    texts: dict[str, dict[int, str]] = defaultdict(dict)
+    for lang, group, text in zip(*(table[c].to_pylist() for c in ("lang", "group", "text")), strict=True):
+        texts[lang].setdefault(group, text)
+    by_size = sorted(texts, key=lambda lang: (lang != "en", -len(texts[lang]), lang))
+    if len(by_size) < 2:
+        raise ValueError(f"text_to_text across languages needs two languages; the corpus has {by_size}")
+    parts = []
+    for lang in sorted(texts):
+        pool = texts[by_size[0] if lang != by_size[0] else by_size[1]]
+        candidates = sorted(set(pool.values()))
+        place = {text: i for i, text in enumerate(candidates)}
+        groups = sorted((g for g in texts[lang] if g in pool), key=lambda g: _by_hash(texts[lang][g]))[:limit]
+        if groups:
+            queries = Queries(
+                [texts[lang][g] for g in groups], [lang] * len(groups), [np.array([place[pool[g]]]) for g in groups]
+            )
+            model = encoder.embed_texts(queries.texts) @ encoder.embed_texts(candidates).T
+            lexical = LexicalIndex([[text] for text in candidates]).scores(queries.texts)
+            parts.append((queries, model, lexical))
+    return parts
+
+
+def _items(table: pa.Table) -> Items:
+    """The distinct pictures and documents of the rows."""
+    groups = table["group"].to_pylist()
+    places: list[dict[str, int]] = []
+    owners: list[set[tuple[int, int]]] = []
+    for column in ("image_id", "doc_text"):
+        names = table[column].to_pylist() if column in table.column_names else [None] * len(groups)
+        place: dict[str, int] = {}
+        owner = set()
+        for name, group in zip(names, groups, strict=True):
+            if name is not None:
+                owner.add((group, place.setdefault(name, len(place))))
+        places.append(place)
+        owners.append(owner)
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for offset, owner in zip((0, len(places[0])), owners, strict=True):
+        for group, position in sorted(owner, key=lambda pair: pair[1]):
+            by_group[group].append(offset + position)
+    return Items(list(places[0]), list(places[1]), by_group)
+
+
+def _queries(corpus: _Corpus, items: Items, limit: int) -> Queries:
+    """Distinct held-out texts per language; relevant is every item of the text's groups, or said to be the same."""
+    groups_of: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in _rows(corpus.pool, "lang", "text", "group"):
+        groups_of[row[0], row[1]].add(row[2])
+    chosen: dict[str, list[str]] = defaultdict(list)
+    for lang, text in sorted(set(_rows(corpus.held_out, "lang", "text")), key=lambda pair: _by_hash(pair[1])):
+        if len(chosen[lang]) < limit:
+            chosen[lang].append(text)
+    texts, langs, relevant = [], [], []
+    for lang, own in sorted(chosen.items()):
+        for text in own:
+            found = {position for group in groups_of[lang, text] for position in items.by_group.get(group, ())}
+            if found:
+                texts.append(text)
+                langs.append(lang)
+                relevant.append(np.array(sorted(found)))
+    return Queries(texts, langs, relevant)
+
+
+def _embed_items(encoder: Encoder, items: Items, prepared: Path) -> Vectors:
+    vectors = np.empty((len(items), encoder.dim), np.float32)
+    place = {image_id: i for i, image_id in enumerate(items.images)}
+    for path in sorted((prepared / "images").glob("*.parquet")) if place else ():
+        for batch in pq.ParquetFile(path).iter_batches(256, columns=["image_id", "image"]):
+            wanted = [(place[r["image_id"]], r["image"]) for r in batch.to_pylist() if r["image_id"] in place]
+            if wanted:
+                vectors[[p for p, _ in wanted]] = encoder.embed_images([data for _, data in wanted])
+    vectors[len(items.images) :] = encoder.embed_texts(items.texts)
+    return vectors
+
+
+def _lexical(corpus: _Corpus, items: Items, texts: Sequence[str]) -> Iterator[Vectors]:
+    """Scores by shared character n-grams with a document's text, or a picture's training texts in all languages."""
+    words = _training_texts(corpus.train, "image_id")
+    documents = [words.get(image, []) for image in items.images] + [[text] for text in items.texts]
+    return LexicalIndex(documents).iter_scores(texts, QUERY_CHUNK)
+
+
+def _training_texts(table: pa.Table, column: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, text in _rows(table, column, "text"):
+        if name is not None:
+            found[name].append(text)
+    return found
+
+
+def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[column].to_pylist() for column in columns), strict=True)
+
+
+def _dots(queries: Vectors, items: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(queries), QUERY_CHUNK):
+        yield queries[start : start + QUERY_CHUNK] @ items.T
+
+
+def _by_hash(text: str) -> tuple[int, str]:
+    return zlib.crc32(text.encode()), text
+
+
+def _judge(name: str, queries: Queries, scores: Iterator[Vectors], wanted: Sequence[str]) -> dict[str, float]:
+    ranks: list[NDArray[np.int64]] = []
+    for chunk in scores:
+        ranks += metrics.ranks_of_relevant(chunk, queries.relevant[len(ranks) : len(ranks) + len(chunk)])
+    counts = [len(relevant) for relevant in queries.relevant]
+    found: dict[str, float] = {}
+    for metric in wanted:
+        kind, _, k = metric.partition("@")
+        values = metrics.recall_at(ranks, int(k)) if kind == "r" else metrics.ndcg_at(ranks, counts, int(k))
+        found |= named(f"{name}.{metric}", metrics.aggregate(values, queries.langs))
+    return found
+
+
+def _judge_parts(task: EvalTask, parts: Sequence[tuple[Queries, Vectors, Vectors]]) -> dict[str, float]:
+    """Several pools judged as one task: each query only against its own pool."""
+    found: dict[str, float] = {}
+    judged = {
+        "": [_judge(task.name, queries, iter([model]), task.metrics) for queries, model, _ in parts],
+        "_lexical": [_judge(task.name, queries, iter([lexical]), task.metrics) for queries, _, lexical in parts],
+    }
+    for suffix, by_part in judged.items():
+        for metric in task.metrics:
+            values = {k.rsplit(".", 1)[1]: v for part in by_part for k, v in part.items() if f".{metric}." in k}
+            langs = {k: v for k, v in values.items() if k not in ("macro", "worst")}
+            summary = {"macro": float(np.mean(list(langs.values()))), "worst": min(langs.values())}
+            found |= named(f"{task.name}{suffix}.{metric}", {**summary, **langs})
+    return found
+
+
+def _nlu(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+    return judge_understanding(task.name, encoder, corpus.train, corpus.held_out)
+
+
+_MEASURES = {
+    "text_to_image": _text_to_image,
+    "image_to_text": _image_to_text,
+    "text_to_text": _text_to_text,
+    "query_to_item": _query_to_item,
+    "nlu": _nlu,
+}

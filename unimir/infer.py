@@ -1,0 +1,176 @@
+"""Encoder: strings or images in, vectors and parses out. The one path for embedding, evaluation and serving.
+
+Knows no job, no index and no request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimir.bundle import Bundle, load_bundle
+from unimir.config import PrepareConfig
+from unimir.data.clean import normalise
+from unimir.data.image import decode_image
+from unimir.data.text import spans_from_tags
+from unimir.model.text_encoder import TokenBatch, token_chunks
+from unimir.schema import Parse, Slot
+
+Offsets = list[tuple[int, int]]
+
+
+class Encoder:
+    """Embeds texts and images and parses queries with one bundle. Not thread-safe; make one per worker."""
+
+    def __init__(self, bundle: Bundle, *, image_batch: int = 64, chunk_tokens: int = 16_384) -> None:
+        self.bundle = bundle
+        self.id = bundle.id
+        self.dim = bundle.model.config.dim
+        self._model = bundle.model
+        self._device = next(bundle.model.parameters()).device
+        self._sets = {label_set.name: number for number, label_set in enumerate(bundle.label_sets)}
+        self._image_batch = image_batch
+        self._chunk_tokens = chunk_tokens
+        self._limits = PrepareConfig()
+
+    @classmethod
+    def from_bundle(cls, path: Path | str, *, device: str = "cpu") -> Encoder:
+        """Loads a bundle directory, checking its golden vectors. ValueError if it is damaged."""
+        return cls(load_bundle(Path(path), device=device))
+
+    @property
+    def label_sets(self) -> list[str]:
+        """Names that `parse` takes as `label_set`."""
+        return list(self._sets)
+
+    def embed_texts(
+        self, texts: Sequence[str], *, as_query: bool = False, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Unit vectors [len(texts), dimensions]; with `as_query` fused, so that noise in spoken queries is suppressed.
+
+        `dimensions` takes a Matryoshka prefix of the bundle's `dim` and normalises it again.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        ids = self.bundle.tokenizer.encode(_clean(texts))
+        with torch.inference_mode():
+            for rows in token_chunks([len(row) for row in ids], self._chunk_tokens):
+                tokens = TokenBatch.from_lists([ids[row] for row in rows]).to(self._device)
+                features = self._model.encode_text(tokens, states=as_query)
+                z_BD = self._model.fuse(features, tokens) if as_query else features.z_BD
+                vectors[rows] = z_BD.float().cpu().numpy()
+        return self._prefix(vectors, dimensions)
+
+    def embed_images(
+        self, images: Sequence[Image.Image | bytes], *, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Unit vectors [len(images), dimensions] of pictures or encoded picture bytes. ValueError names a bad one."""
+        vectors = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), self._image_batch):
+            batch = images[start : start + self._image_batch]
+            pixels = np.stack([self._pixels(image, start + row) for row, image in enumerate(batch)])
+            with torch.inference_mode():
+                z_BD = self._model.encode_image(torch.from_numpy(pixels).to(self._device))
+            vectors[start : start + len(batch)] = z_BD.float().cpu().numpy()
+        return self._prefix(vectors, dimensions)
+
+    def parse(self, texts: Sequence[str], *, label_set: str | None = None) -> list[Parse]:
+        """Intent and slots of each text among the labels of one set (default: the set of search queries)."""
+        return self.encode_queries(texts, label_set=label_set)[1]
+
+    def encode_queries(
+        self, texts: Sequence[str], *, label_set: str | None = None
+    ) -> tuple[NDArray[np.float32], list[Parse]]:
+        """Fused query vectors [len(texts), dim] and parses from one forward pass per text."""
+        name = label_set or self._model.config.query_label_set
+        if name not in self._sets:
+            raise ValueError(f"label_set {name!r}; this bundle has {', '.join(self._sets)}")
+        clean = _clean(texts)
+        encoded = self.bundle.tokenizer.encode_with_offsets(clean)
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        parses: dict[int, Parse] = {}
+        with torch.inference_mode():
+            for rows in token_chunks([len(ids) for ids, _ in encoded], self._chunk_tokens):
+                tokens = TokenBatch.from_lists([encoded[row][0] for row in rows]).to(self._device)
+                z_BD, intents_BI, tags_TG = self._understand(tokens, self._sets[name])
+                vectors[rows] = z_BD.float().cpu().numpy()
+                start = 0
+                for row, intent_I in zip(rows, intents_BI.cpu(), strict=True):
+                    stop = start + len(encoded[row][0])
+                    parses[row] = self._decode(clean[row], name, intent_I, tags_TG[start:stop].cpu(), encoded[row][1])
+                    start = stop
+        return vectors, [parses[row] for row in range(len(texts))]
+
+    def _understand(self, tokens: TokenBatch, set_number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Fused vectors, intent probabilities and tag probabilities of one chunk."""
+        features = self._model.encode_text(tokens, states=True)
+        assert features.states_TH is not None
+        heads = self._model.nlu
+        sets_B = torch.full_like(tokens.lengths_B, set_number)
+        intents_BI = heads.intent_logits(features.pooled_BH, sets_B).softmax(-1)
+        tags_TG = heads.tag_logits(features.states_TH, sets_B[tokens.rows_T]).softmax(-1)
+        first, last = heads.intent_ranges[set_number]
+        tag_first, tag_last = heads.tag_ranges[set_number]
+        return self._model.fuse(features, tokens), intents_BI[:, first:last], tags_TG[:, tag_first:tag_last]
+
+    def _decode(self, text: str, name: str, intent_I: torch.Tensor, tag_TG: torch.Tensor, offsets: Offsets) -> Parse:
+        label_set = self.bundle.label_sets[self._sets[name]]
+        scores_T, best_T = tag_TG.max(-1)
+        # Special tokens cover no characters and carry no tag.
+        tags = [
+            label_set.tags[tag] if stop > start else "O"
+            for tag, (start, stop) in zip(best_T.tolist(), offsets, strict=True)
+        ]
+        slots = []
+        for start, stop, label in spans_from_tags(tags, offsets):
+            inside = [score for score, (a, b) in zip(scores_T.tolist(), offsets, strict=True) if a < stop and b > start]
+            slots.append(Slot(start=start, end=stop, label=label, text=text[start:stop], score=min(inside)))
+        best = int(intent_I.argmax())
+        return Parse(
+            text=text,
+            label_set=name,
+            intent=label_set.intents[best],
+            intent_score=float(intent_I[best]),
+            slots=tuple(slots),
+        )
+
+    def _pixels(self, image: Image.Image | bytes, row: int) -> NDArray[np.uint8]:
+        if isinstance(image, bytes):
+            limits = self._limits
+            try:
+                image = decode_image(
+                    image,
+                    max_bytes=limits.max_image_bytes,
+                    max_pixels=limits.max_image_pixels,
+                    max_aspect=limits.max_image_aspect,
+                )
+            except ValueError as error:
+                raise ValueError(f"image {row}: {error}") from error
+        return self.bundle.preprocess.pixels(image)
+
+    def _prefix(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+        if dimensions is None or dimensions == self.dim:
+            return vectors
+        allowed = (*self._model.config.prefixes, self.dim)
+        if dimensions not in allowed:
+            raise ValueError(f"dimensions {dimensions}; this bundle allows {', '.join(map(str, sorted(allowed)))}")
+        prefix = vectors[:, :dimensions]
+        unit: NDArray[np.float32] = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
+        return unit
+
+
+def _clean(texts: Sequence[str]) -> list[str]:
+    """The texts as training saw texts; ValueError where nothing is left of one, or it is not valid Unicode."""
+    try:
+        clean: list[str] = normalise(pa.array(texts, pa.string())).to_pylist()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text is not valid Unicode ({error.reason})") from error
+    for row, text in enumerate(clean):
+        if not text:
+            raise ValueError(f"text {row}: {texts[row]!r:.60} is empty once normalised")
+    return clean

@@ -1,0 +1,70 @@
+"""What every job does alike: connect to Ray, answer a user's mistake with one line, end with one JSON object.
+
+Knows no flag and no work of any job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+
+def run(work: Callable[[], Mapping[str, Any]]) -> NoReturn:
+    """Runs the job and exits: 0 with the result as the last line of standard output, 2 for a user's mistake, else 1."""
+    try:
+        result = work()
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is None:
+            traceback.print_exc()
+            sys.stderr.write(f"error: internal: {type(error).__name__}: {_one_line(error)}\n")
+            sys.exit(1)
+        sys.stderr.write(f"error: {_one_line(mistake)}\n")
+        sys.exit(2)
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    sys.exit(0)
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names (`ray job submit` sets it), else starts one on this machine."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    # A local cluster lives as long as the job: nobody would see its dashboard.
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def user_error(error: BaseException) -> ValueError | None:
+    """The ValueError or missing file at the root of an error, also of one that Ray carried here from a worker."""
+    seen: set[int] = set()
+    pending: list[BaseException] = [error]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, ValueError):
+            return current
+        workers = getattr(current, "worker_failures", None)
+        linked = [getattr(current, "cause", None), current.__cause__, *(workers.values() if workers else ())]
+        pending += [link for link in linked if isinstance(link, BaseException)]
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    """A Ray error's text is the remote traceback; its last line is the message."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].removeprefix("ValueError: ")
+    return " ".join(text.split())

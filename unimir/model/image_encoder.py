@@ -1,0 +1,48 @@
+"""The image tower: uint8 pixels in, vectors of the shared space out. Knows no file format and no augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+
+from unimir.config import ImageConfig
+
+
+class ImageEncoder(nn.Module):
+    """A timm backbone without its classifier, and a projection to the shared space."""
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self, config: ImageConfig, *, dim: int) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(
+            config.name,
+            pretrained=config.pretrained,
+            checkpoint_path=config.checkpoint or "",
+            num_classes=0,
+            **_args(config),
+        )
+        self.data_config: dict[str, Any] = resolve_data_config({}, model=self.backbone)
+        self.projection = nn.Linear(cast(int, self.backbone.num_features), dim, bias=False)
+        mean, std = torch.tensor(self.data_config["mean"]), torch.tensor(self.data_config["std"])
+        self.register_buffer("mean_C11", 255 * mean[:, None, None], persistent=False)
+        self.register_buffer("std_C11", 255 * std[:, None, None], persistent=False)
+
+    def forward(self, pixels_BHWC: Tensor) -> Tensor:
+        """Vectors [B, D], not normalised, of uint8 pictures [B, height, width, 3]."""
+        pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        features = self.backbone((pixels_BCHW - self.mean_C11) / self.std_C11)
+        vectors: Tensor = self.projection(features)
+        return vectors
+
+
+def _args(config: ImageConfig) -> dict[str, Any]:
+    """Constructor arguments; YAML and JSON have lists where timm wants tuples."""
+    args: Mapping[str, Any] = config.args
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}

@@ -1,0 +1,63 @@
+"""UniMIR: two towers, NLU heads and query fusion in one module. Knows no file, no batch origin and no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from unimir.config import PARTS, ModelConfig
+from unimir.model.image_encoder import ImageEncoder
+from unimir.model.nlu import NluHeads, QueryFusion
+from unimir.model.text_encoder import TextEncoder, TokenBatch
+from unimir.schema import LabelSet
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """One forward pass over texts. `z_BD` has unit length; `states_TH` is None unless asked for."""
+
+    z_BD: Tensor
+    pooled_BH: Tensor
+    states_TH: Tensor | None
+
+
+class UniMIR(nn.Module):
+    """One text encoder for image retrieval, text retrieval and understanding, beside an image encoder."""
+
+    def __init__(self, config: ModelConfig, label_sets: Sequence[LabelSet], *, vocab_size: int, pad_id: int) -> None:
+        super().__init__()
+        names = [label_set.name for label_set in label_sets]
+        if config.query_label_set not in names:
+            raise ValueError(f"model.query_label_set {config.query_label_set!r} is not among the label sets {names}")
+        self.config = config
+        self.text = TextEncoder(config.text, vocab_size=vocab_size, pad_id=pad_id, dim=config.dim)
+        self.image = ImageEncoder(config.image, dim=config.dim)
+        self.nlu = NluHeads(label_sets, hidden_size=self.text.hidden_size)
+        self.fusion = QueryFusion(
+            self.nlu,
+            label_sets,
+            query_set=names.index(config.query_label_set),
+            content_slots=config.content_slots,
+            dim=config.dim,
+        )
+
+    def encode_text(self, tokens: TokenBatch, *, states: bool = False) -> TextFeatures:
+        """Text vectors, and with `states` the token states that parsing and fusion need."""
+        pooled_BH, states_TH = self.text(tokens, states=states)
+        return TextFeatures(nn.functional.normalize(self.text.projection(pooled_BH), dim=-1), pooled_BH, states_TH)
+
+    def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
+        """Unit vectors [B, D] of uint8 pictures [B, height, width, 3]."""
+        return nn.functional.normalize(self.image(pixels_BHWC), dim=-1)
+
+    def fuse(self, features: TextFeatures, tokens: TokenBatch) -> Tensor:
+        """Query vectors [B, D]: text vectors with noise suppressed by what was understood."""
+        assert features.states_TH is not None
+        return self.fusion(features.z_BD, features.pooled_BH, features.states_TH, tokens.rows_T, self.nlu)  # type: ignore[no-any-return]
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """The parts that a stage of training can give a learning rate of their own."""
+        for name in PARTS:
+            yield name, self.get_submodule(name)

@@ -1,0 +1,157 @@
+"""Which examples are in which step: a pure function of (seed, stage, step), the same on every worker.
+
+Knows prepared tables and sampling; knows neither model nor loss.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from unimir.config import Stage, Task
+from unimir.schema import IMAGES, PREPARED
+
+WINDOW = 32
+"""Batches whose examples are sorted by length together: enough for like lengths, few enough to stay well mixed."""
+
+
+def read_examples(prepared: Path, task: Task, split: str) -> pa.Table:
+    """The rows of one kind and split, of the task's sources. ValueError if there are none."""
+    files = sorted((prepared / task.kind / split).glob("*.parquet"))
+    tables = [pq.read_table(path, schema=PREPARED[task.kind]) for path in files]
+    table = pa.concat_tables(tables) if tables else PREPARED[task.kind].empty_table()
+    if task.sources:
+        table = table.filter(pc.is_in(table["source"], pa.array(task.sources)))
+    if not len(table):
+        wanted = ", ".join(task.sources) or "any source"
+        raise ValueError(f"task {task.name}: {prepared} has no {task.kind} rows of {wanted} in split {split}")
+    return table.combine_chunks()
+
+
+def read_images(prepared: Path) -> pa.Table:
+    """All pictures, encoded, by image_id."""
+    files = sorted((prepared / "images").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(path, schema=IMAGES) for path in files] or [IMAGES.empty_table()])
+
+
+def task_schedule(stage: Stage) -> list[int]:
+    """The task of every step: smooth weighted round-robin, so that shares hold at every point of the stage."""
+    weights = np.array([task.weight for task in stage.tasks], np.float64)
+    shares = weights / weights.sum()
+    credit = np.zeros(len(shares))
+    schedule = []
+    for _ in range(stage.steps):
+        credit += shares
+        schedule.append(int(credit.argmax()))
+        credit[schedule[-1]] -= 1
+    return schedule
+
+
+def rng_of(*key: int | str) -> np.random.Generator:
+    """A generator that depends on nothing but its key."""
+    return np.random.default_rng([k if isinstance(k, int) else zlib.crc32(k.encode()) for k in key])
+
+
+class Order:
+    """Draws batches of row numbers: languages balanced by temperature, each batch of like lengths."""
+
+    def __init__(
+        self,
+        langs: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        batch_size: int,
+        temperature: float,
+        seed: tuple[int | str, ...],
+    ) -> None:
+        """From the language code and the number of tokens of every row."""
+        self.langs = langs
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.temperature = temperature
+        self.seed = seed
+        self._kept: tuple[int, list[NDArray[np.int64]]] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Full batches in one pass; a corpus smaller than a batch is drawn as one smaller batch."""
+        return max(1, len(self.langs) // self.batch_size)
+
+    def batch(self, number: int) -> NDArray[np.int64]:
+        """Row numbers of the batch with this running number."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        return self.epoch(epoch)[position]
+
+    def epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        """All batches of one epoch; the last epoch asked for is kept."""
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (epoch, self._draw(epoch))
+        return self._kept[1]
+
+    def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
+        rng = rng_of(*self.seed, epoch)
+        order = rng.permutation(np.concatenate(self._balanced(rng)))
+        size = min(self.batch_size, len(order))
+        order = order[: self.batches_per_epoch * size]
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), WINDOW * size):
+            window = order[start : start + WINDOW * size]
+            window = window[np.argsort(self.lengths[window], kind="stable")]
+            batches += np.split(window, len(window) // size)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _balanced(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Row numbers by language: about n ** temperature of each, whole passes first, then a random rest."""
+        codes, counts = np.unique(self.langs, return_counts=True)
+        shares = counts.astype(np.float64) ** self.temperature
+        quotas = np.floor(len(self.langs) * shares / shares.sum()).astype(np.int64)
+        if self.temperature == 1.0:
+            quotas = counts
+        drawn = []
+        for code, count, quota in zip(codes, counts, quotas, strict=True):
+            rows = np.flatnonzero(self.langs == code)
+            passes, rest = divmod(int(quota), int(count))
+            drawn += [rows] * passes + [rng.choice(rows, rest, replace=False)]
+        return drawn
+
+
+@dataclass(frozen=True)
+class Partners:
+    """For parallel text: another row of the same group, at random."""
+
+    order: NDArray[np.int64]  # rows sorted by group
+    place: NDArray[np.int64]  # where each row is in `order`
+    first: NDArray[np.int64]  # per row, the first place of its group
+    size: NDArray[np.int64]  # per row, the rows in its group
+
+    @classmethod
+    def of(cls, groups: NDArray[np.uint64]) -> Partners:
+        """From the group of every row."""
+        order = np.argsort(groups, kind="stable")
+        _, first, inverse, counts = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return cls(order, place, first[inverse][place], counts[inverse][place])
+
+    def draw(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A partner for every row; a row alone in its group is its own."""
+        others = np.maximum(self.size[rows] - 1, 1)
+        step = 1 + np.minimum((rng.random(len(rows)) * others).astype(np.int64), others - 1)
+        offset = (self.place[rows] - self.first[rows] + step) % self.size[rows]
+        partners: NDArray[np.int64] = self.order[self.first[rows] + offset]
+        return partners
+
+
+def share(batch: NDArray[np.int64], rank: int, workers: int) -> tuple[slice, Sequence[int]]:
+    """This worker's slice of a global batch, and the sizes of all workers' slices."""
+    sizes = [len(part) for part in np.array_split(np.arange(len(batch)), workers)]
+    start = sum(sizes[:rank])
+    return slice(start, start + sizes[rank]), sizes
