@@ -159,7 +159,7 @@ def golden_vectors(model: UniMIR, tokenizer: TextTokenizer, preprocess: Preproce
     """Vectors of fixed texts (plain and fused) and of generated pictures, the fingerprint of the whole path."""
     device = next(model.parameters()).device
     tokens = TokenBatch.from_lists(tokenizer.encode(_GOLDEN_TEXTS)).to(device)
-    features = model.encode_text(tokens, states=True)
+    features = model.encode_text(tokens, understand=True)
     pixels = np.stack([preprocess.pixels(picture) for picture in _golden_pictures()])
     return {
         "texts": features.z_BD.float().cpu().numpy(),

@@ -157,6 +157,7 @@ class EvalTask:
     pool: Literal["evaluation", "all"] = "evaluation"  # "all": train and evaluation items compete
     metrics: tuple[str, ...] = ("r@1", "r@10")
     max_queries: int = 500  # per language, the first by hash
+    max_lexical_rows: int = 50_000  # training rows of the lexical NLU baseline, the first by hash
 
 
 @dataclass(frozen=True, kw_only=True)

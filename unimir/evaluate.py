@@ -287,7 +287,10 @@ def _judge_parts(task: EvalTask, parts: Sequence[tuple[Queries, Vectors, Vectors
 
 
 def _nlu(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
-    return judge_understanding(task.name, encoder, corpus.train, corpus.held_out)
+    texts = corpus.train["text"].to_pylist()
+    rows = sorted(range(len(texts)), key=lambda row: _by_hash(texts[row]))
+    lexical = corpus.train.take(sorted(rows[: task.max_lexical_rows]))
+    return judge_understanding(task.name, encoder, lexical, corpus.held_out)
 
 
 _MEASURES = {

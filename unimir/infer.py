@@ -61,7 +61,7 @@ class Encoder:
         with torch.inference_mode():
             for rows in token_chunks([len(row) for row in ids], self._chunk_tokens):
                 tokens = TokenBatch.from_lists([ids[row] for row in rows]).to(self._device)
-                features = self._model.encode_text(tokens, states=as_query)
+                features = self._model.encode_text(tokens, understand=as_query)
                 z_BD = self._model.fuse(features, tokens) if as_query else features.z_BD
                 vectors[rows] = z_BD.float().cpu().numpy()
         return self._prefix(vectors, dimensions)
@@ -108,15 +108,17 @@ class Encoder:
 
     def _understand(self, tokens: TokenBatch, set_number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Fused vectors, intent probabilities and tag probabilities of one chunk."""
-        features = self._model.encode_text(tokens, states=True)
-        assert features.states_TH is not None
+        features = self._model.encode_text(tokens, understand=True)
+        assert features.understood is not None
         heads = self._model.nlu
-        sets_B = torch.full_like(tokens.lengths_B, set_number)
-        intents_BI = heads.intent_logits(features.pooled_BH, sets_B).softmax(-1)
-        tags_TG = heads.tag_logits(features.states_TH, sets_B[tokens.rows_T]).softmax(-1)
         first, last = heads.intent_ranges[set_number]
         tag_first, tag_last = heads.tag_ranges[set_number]
-        return self._model.fuse(features, tokens), intents_BI[:, first:last], tags_TG[:, tag_first:tag_last]
+        intents_BI = features.understood.intent_BI[:, first:last].softmax(-1)
+        return (
+            self._model.fuse(features, tokens),
+            intents_BI,
+            features.understood.tag_TG[:, tag_first:tag_last].softmax(-1),
+        )
 
     def _decode(self, text: str, name: str, intent_I: torch.Tensor, tag_TG: torch.Tensor, offsets: Offsets) -> Parse:
         label_set = self.bundle.label_sets[self._sets[name]]

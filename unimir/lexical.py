@@ -221,7 +221,7 @@ class LexicalSlots:
     fixed seed in training, so that a word never seen, as of another language, has weights too.
     """
 
-    def __init__(self, *, epochs: int = 3) -> None:
+    def __init__(self, *, epochs: int = 6) -> None:
         if epochs < 1:
             raise ValueError(f"epochs is {epochs}; must be at least 1")
         self._epochs = epochs

@@ -1,42 +1,15 @@
-"""Is the model right: shapes, ragged batches, fusion, label sets, freezing, the torchvision declaration."""
+"""Is the model right: shapes, ragged batches, fusion, label sets, the torchvision declaration."""
 
 import subprocess
 import sys
 
 import pytest
 import torch
+from tiny import ARCH, LABEL_SETS, build, texts
 
 from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.text_encoder import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
-from unimir.schema import LabelSet
-
-LABEL_SETS = (
-    LabelSet(name="other", intents=("a", "b", "c"), slots=("x",)),
-    LabelSet(name="search", intents=("find", "help"), slots=("content", "time")),
-)
-ARCH = {
-    "model_type": "xlm-roberta",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "type_vocab_size": 1,
-}
-
-
-def build(**changes: object) -> UniMIR:
-    torch.manual_seed(0)
-    config = ModelConfig(
-        dim=16,
-        prefixes=(8,),
-        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64),
-        image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
-        **changes,
-    )
-    return UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1).eval()
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +17,16 @@ def model() -> UniMIR:
     return build()
 
 
-def texts(*lengths: int) -> TokenBatch:
-    generator = torch.Generator().manual_seed(sum(lengths))
-    return TokenBatch.from_lists([torch.randint(2, 100, (n,), generator=generator).tolist() for n in lengths])
-
-
 def test_ragged_batch_equals_rows_alone(model: UniMIR) -> None:
     lengths = (3, 17, 1, 40, 17, 8, 40, 2)
     batch = texts(*lengths)
-    together = model.encode_text(batch, states=True)
+    together = model.encode_text(batch, understand=True)
     starts = batch.lengths_B.cumsum(0) - batch.lengths_B
     for row, length in enumerate(lengths):
         own = slice(int(starts[row]), int(starts[row]) + length)
-        alone = model.encode_text(TokenBatch(batch.ids_T[own], batch.lengths_B[row : row + 1]), states=True)
+        alone = model.encode_text(TokenBatch(batch.ids_T[own], batch.lengths_B[row : row + 1]), understand=True)
         torch.testing.assert_close(together.z_BD[row], alone.z_BD[0], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(together.states_TH[own], alone.states_TH, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.understood.tag_TG[own], alone.understood.tag_TG, atol=1e-5, rtol=1e-5)
 
 
 def test_vectors_have_unit_length(model: UniMIR) -> None:
@@ -70,31 +38,32 @@ def test_vectors_have_unit_length(model: UniMIR) -> None:
 
 def test_untrained_fusion_is_the_plain_vector(model: UniMIR) -> None:
     tokens = texts(5, 9, 30)
-    features = model.encode_text(tokens, states=True)
+    features = model.encode_text(tokens, understand=True)
     torch.testing.assert_close(model.fuse(features, tokens), features.z_BD)
 
 
-def test_asking_for_states_leaves_the_plain_vector_bit_identical(model: UniMIR) -> None:
+def test_understanding_leaves_the_plain_vector_bit_identical(model: UniMIR) -> None:
     tokens = texts(5, 9, 30)
-    assert torch.equal(model.encode_text(tokens).z_BD, model.encode_text(tokens, states=True).z_BD)
+    assert torch.equal(model.encode_text(tokens).z_BD, model.encode_text(tokens, understand=True).z_BD)
 
 
 def test_retrieval_gradient_reaches_the_nlu_heads_through_fusion() -> None:
     model = build()
     torch.nn.init.normal_(model.fusion.update.weight)
     tokens = texts(5, 9)
-    model.fuse(model.encode_text(tokens, states=True), tokens).sum().backward()
+    model.fuse(model.encode_text(tokens, understand=True), tokens).sum().backward()
     assert model.nlu.tags.weight.grad is not None and model.nlu.tags.weight.grad.abs().sum() > 0
     assert model.nlu.intents.weight.grad is not None and model.nlu.intents.weight.grad.abs().sum() > 0
 
 
 def test_labels_compete_only_within_their_own_set(model: UniMIR) -> None:
     tokens = texts(4, 6)
-    features = model.encode_text(tokens, states=True)
+    features = model.encode_text(tokens, understand=True)
     sets_B = torch.tensor([0, 1])
-    probabilities = model.nlu.intent_logits(features.pooled_BH, sets_B).softmax(-1)
-    assert torch.all(probabilities[0, 3:] == 0) and torch.all(probabilities[1, :3] == 0)
-    tags = model.nlu.tag_logits(features.states_TH, sets_B[tokens.rows_T]).softmax(-1)
+    found = features.understood
+    intents, tags = model.nlu.within_sets(found.intent_BI, found.tag_TG, sets_B, tokens.rows_T)
+    intents, tags = intents.softmax(-1), tags.softmax(-1)
+    assert torch.all(intents[0, 3:] == 0) and torch.all(intents[1, :3] == 0)
     assert torch.all(tags[:4, 3:] == 0) and torch.all(tags[4:, :3] == 0)
 
 

@@ -44,7 +44,7 @@ def read_tar(file: File, wanted: Mapping[str, Role], rejects: Rejects) -> Iterat
                     else:
                         yield number, record
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{file.label}: not a readable tar ({error})") from error
+            raise ValueError(f"{file.label}: not a readable tar ({str(error).splitlines()[0]})") from error
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ class Canon:
     read: int = 0
 
     def rows(self, raw: pa.Table) -> pa.Table:
-        """Canonical rows: the columns of _TEXT_COLUMNS (null where the kind has none), slots, `_row`, `_group`, `_split`."""
+        """Canonical rows: _TEXT_COLUMNS (null where the kind has none), slots, `_row`, `_group` and `_split`."""
         source = self.source
         raw = kept_by(raw, source.where)
         exploded = None
@@ -104,6 +104,7 @@ class Canon:
         if "_joined" in extra:
             table = rejects.drop(table, pc.invert(table["_joined"]), "not in the join table")
         table = rejects.drop(table, pc.equal(table["_split"], 255), "split value not listed")
+        table = rejects.drop(table, pc.is_null(table["text"]), "empty text")
         table = rejects.drop(table, pc.is_null(table["lang"]), "unknown language", "_lang")
         if "_doc_lang" in extra:
             absent = pc.and_(pc.is_null(table["doc_lang"]), pc.is_valid(table["document"]))
@@ -182,6 +183,11 @@ def _renamed(slots: pa.Array, source: Source) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, spans, type=SLOTS)
 
 
+def _labels(slots: pa.Array) -> pa.Array:
+    """A row's distinct slot labels in order of the alphabet: what paraphrases of one template share."""
+    return pa.array([" ".join(sorted({slot["label"] for slot in row or ()})) for row in slots.to_pylist()], pa.string())
+
+
 def _splits(source: Source, columns: dict[str, Any]) -> npt.NDArray[np.uint8]:
     """Positions in SPLITS; 255 where the manifest assigns none."""
     rule, count = source.split, len(columns["_row"])
@@ -197,7 +203,8 @@ def _splits(source: Source, columns: dict[str, Any]) -> npt.NDArray[np.uint8]:
     for name in rule.by:
         if name not in columns:
             raise ValueError(f"source {source.name}: split by {name!r}, which is no column of it")
-        mixed = combine(mixed, hash_strings(pc.fill_null(columns[name], "")))
+        values = _labels(columns[name]) if columns[name].type == SLOTS else columns[name]
+        mixed = combine(mixed, hash_strings(pc.fill_null(values, "")))
     share = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
     return np.where(share < rule.evaluation, 2, np.where(share < rule.evaluation + rule.validation, 1, 0)).astype(
         np.uint8

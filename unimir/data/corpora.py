@@ -145,7 +145,9 @@ def load_corpora(path: Path, root: Path | str | None = None) -> Corpora:
     sources = tuple(_build(Source, entry, f"{path}: source {_name(entry)}") for entry in _entries(raw, "sources", path))
     if not sources:
         raise ValueError(f"{path}: no sources")
-    corpora = Corpora(str(raw.get("name", path.stem)), str(root or path.parent), images, sources)
+    start = str(root or path.parent)
+    start = start if "://" in start else str(Path(start).absolute())
+    corpora = Corpora(str(raw.get("name", path.stem)), start, images, sources)
     _check(corpora, path)
     return corpora
 

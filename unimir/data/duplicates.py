@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from unimir.data.corpora import Source
 from unimir.data.hashing import SKETCH, Hashes, combine
@@ -108,11 +106,15 @@ def _linked(bands: Sequence[Hashes], same: Callable[[Rows, Rows], Mask]) -> Rows
             left.append(a[agreed])
             right.append(b[agreed])
     a, b = np.concatenate(left), np.concatenate(right)
-    graph = coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(count, count))
-    _, cluster = connected_components(graph, directed=False)
-    _, first = np.unique(cluster, return_index=True)
-    found: Rows = first[cluster]
-    return found
+    first = np.arange(count)
+    while True:
+        least = np.minimum(first[a], first[b])
+        known = first.copy()
+        np.minimum.at(first, a, least)
+        np.minimum.at(first, b, least)
+        first = first[first]
+        if (first == known).all():
+            return first
 
 
 def drop_images(images: Hashes) -> Codes:

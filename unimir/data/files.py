@@ -57,12 +57,13 @@ def _absolute(root: str, pattern: str) -> str:
 def _match(root: str, pattern: str) -> list[File]:
     uri = _absolute(root, pattern)
     filesystem, path = _filesystem(uri)
-    prefix = uri[: len(uri) - len(path)] if uri.endswith(path) else ""
+    before, after = _around(uri)
     try:
         if _MAGIC & set(path):
             parts = path.split("/")
             fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
-            selector = pafs.FileSelector("/".join(parts[:fixed]) or "/", allow_not_found=True, recursive=True)
+            deep = fixed < len(parts) - 1 or "**" in parts
+            selector = pafs.FileSelector("/".join(parts[:fixed]) or "/", allow_not_found=True, recursive=deep)
             infos = [info for info in filesystem.get_file_info(selector) if _glob(info.path, path)]
         else:
             info = filesystem.get_file_info(path)
@@ -73,10 +74,24 @@ def _match(root: str, pattern: str) -> list[File]:
         raise ValueError(f"{uri}: cannot be listed ({_reason(error)})") from error
     start = _filesystem(root)[1].rstrip("/") + "/"
     return [
-        File(prefix + info.path, info.path.removeprefix(start), info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0)
+        File(
+            uri=f"{before}{info.path}{after}",
+            label=info.path.removeprefix(start),
+            size=info.size or 0,
+            mtime=(info.mtime_ns or 0) / 1e9,
+        )
         for info in sorted(infos, key=lambda info: info.path)
         if info.type == pafs.FileType.File
     ]
+
+
+def _around(uri: str) -> tuple[str, str]:
+    """What stands before and after a file's path in its URI; local files go by their plain path."""
+    scheme, found, rest = uri.partition("://")
+    if not found or scheme == "file":
+        return "", ""
+    query = rest.find("?") if scheme in ("s3", "gs", "gcs", "hdfs", "abfs") else -1
+    return f"{scheme}://", rest[query:] if query >= 0 else ""
 
 
 def _glob(path: str, pattern: str) -> bool:

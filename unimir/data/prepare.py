@@ -45,6 +45,8 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
     if artifacts.exists(directory):
         return directory
     units = plan(corpora, config.prepare.unit_rows)
+    if not any(isinstance(corpora.tables[unit.table], Source) for unit in units):
+        raise ValueError(f"{corpora.name}: no row is left for training")
     artifacts.start(directory)
     (directory / "candidates").mkdir()
     shards = Shards(corpora, config.prepare, str(directory))
@@ -84,24 +86,22 @@ def _pass(items: Sequence[tuple[Any, ...]], work: Callable[..., Any]) -> list[An
     import ray.data
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
-        return {"at": row["at"], "result": pickle.dumps(work(*pickle.loads(row["item"])))}
+        try:
+            result = work(*pickle.loads(row["item"]))
+        except ValueError as error:
+            if type(error) is not ValueError:  # Arrow's and others' own are bugs, and keep their traceback
+                raise
+            result = error  # Ray wraps what a task raises and loses its cause on the way
+        return {"at": row["at"], "result": pickle.dumps(result)}
 
+    task.__name__ = work.__name__  # what the progress bar shows
     rows = [{"at": at, "item": pickle.dumps(item)} for at, item in enumerate(items)]
-    try:
-        done = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(task).take_all()
-    except Exception as error:
-        raise _cause(error) from None
-    return [pickle.loads(row["result"]) for row in sorted(done, key=lambda row: row["at"])]
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The ValueError below what Ray wraps it in, if that is what it was."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if type(inner) is ValueError:
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+    results: dict[int, Any] = {}
+    for row in ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(task).iter_rows():
+        results[row["at"]] = pickle.loads(row["result"])
+        if isinstance(results[row["at"]], ValueError):
+            raise results[row["at"]]
+    return [results[at] for at in range(len(items))]
 
 
 def _train(shards: Shards, config: Config, units: Sequence[Unit]) -> None:

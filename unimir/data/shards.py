@@ -114,7 +114,7 @@ class Shards:
     def _cleaned(self, unit: Unit, rejects: Rejects, found: Found) -> Iterator[pa.Table]:
         source = self.corpora.tables[unit.table]
         assert not isinstance(source, ImageTable)
-        canon = Canon(source, _lookup(self.corpora, source.join) if source.join else None, rejects, unit.file.uri)
+        canon = Canon(source, _lookup(self.corpora, source.join) if source.join else None, rejects, unit.file.label)
         for raw in _counted(read_unit(source, unit, rejects, self.rules.unit_rows), rejects, found):
             rows = canon.rows(raw)
             found.read += canon.read

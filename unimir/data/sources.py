@@ -1,11 +1,14 @@
-"""The corpora of a configuration: a manifest from disk, or the sample, generated once beside the run's other output.
+"""The corpora of a configuration: a manifest from disk, the generated sample, or the open data of recipe atlas.
 
-Knows where manifests come from; what they hold is in corpora.
+Knows where manifests come from and what must be generated first; what they hold is in corpora.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -13,24 +16,63 @@ from unimir.config import Config
 from unimir.data.corpora import Corpora, load_corpora
 
 SAMPLE = "sample"
+ATLAS = "atlas"
+ROOT_VARIABLE = "UNIMIR_DATA"
+"""Environment variable for the root of the open data, where no root is given."""
 
 
 def corpora_of(
     config: Config, out: Path, root: Path | str | None = None, *, corpora: Path | str | None = None
 ) -> Corpora:
-    """The corpora that `corpora`, or else the config, names; `root` is where a manifest's relative paths start."""
+    """The corpora that `corpora`, or else the config, names; `root` is where a manifest's relative paths start.
+
+    What is generated goes to `out/corpora`, once.
+    """
     named = str(corpora or config.corpora)
-    if named != SAMPLE:
-        return load_corpora(Path(named), root)
+    directory = out.absolute() / "corpora"
+    if named == SAMPLE:
+        return _sample(directory / f"{SAMPLE}-{config.sample_items}-{config.seed}", config)
+    root = root or os.environ.get(ROOT_VARIABLE)
+    if named == ATLAS:
+        if root is None:
+            raise ValueError(f"corpora {ATLAS!r}: say where the open data is, by --root DIR or {ROOT_VARIABLE}")
+        return _atlas(directory / f"{ATLAS}-{config.seed}", Path(root), config)
+    return load_corpora(Path(named), root)
+
+
+def _sample(directory: Path, config: Config) -> Corpora:
     from unimir.data.sample import generate
 
-    directory = out.absolute() / "corpora" / f"{SAMPLE}-{config.sample_items}-{config.seed}"
-    if not directory.exists():
-        # A run killed half-way must not leave a directory that looks whole.
-        unfinished = directory.with_name(directory.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        generate(unfinished, items=config.sample_items, seed=config.seed)
-        unfinished.rename(directory)
-    with resources.as_file(resources.files("unimir.data") / "sample_corpora.yaml") as manifest:
-        return load_corpora(manifest, directory)
+    _once(directory, lambda unfinished: generate(unfinished, items=config.sample_items, seed=config.seed))
+    return _packaged("sample_corpora.yaml", directory)
+
+
+def _atlas(directory: Path, root: Path, config: Config) -> Corpora:
+    from unimir.data.compose import compose
+
+    _once(directory, lambda unfinished: compose(root, unfinished / "composed", seed=config.seed))
+    corpora = _packaged("atlas.yaml", root)
+    # The open data may be read-only, so the composed queries lie with the run's other output.
+    sources = tuple(
+        dataclasses.replace(
+            source, path=tuple(str(directory / p) if p.startswith("composed/") else p for p in source.path)
+        )
+        for source in corpora.sources
+    )
+    return dataclasses.replace(corpora, sources=sources)
+
+
+def _packaged(name: str, root: Path) -> Corpora:
+    with resources.as_file(resources.files("unimir.data") / name) as manifest:
+        return load_corpora(manifest, root)
+
+
+def _once(directory: Path, make: Callable[[Path], None]) -> None:
+    """Fills the directory unless it is there; a run killed half-way leaves nothing that looks whole."""
+    if directory.exists():
+        return
+    unfinished = directory.with_name(f"{directory.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    make(unfinished)
+    unfinished.rename(directory)

@@ -13,11 +13,17 @@ from torch import Tensor, nn
 
 from unimir.schema import LabelSet
 
+REACH = 2
+"""Neighbours on each side that the slot head sees."""
 EXCLUDED = -1e4  # logit of a label outside the row's set: exp underflows to 0, and half precision can hold it
 
 
 class NluHeads(nn.Module):
-    """Intent head on the pooled vector and BIO slot head on every token, over the labels of all label sets."""
+    """Intent head on the pooled vector and BIO slot head on every token, over the labels of all label sets.
+
+    The slot head sees a token's neighbours: where a span begins and ends is a local question, and a small encoder
+    trained from scratch is slow to learn attention to the next token.
+    """
 
     intent_allowed_SI: Tensor
     tag_allowed_SG: Tensor
@@ -25,21 +31,22 @@ class NluHeads(nn.Module):
     def __init__(self, label_sets: Sequence[LabelSet], *, hidden_size: int) -> None:
         super().__init__()
         self.intents = nn.Linear(hidden_size, sum(len(s.intents) for s in label_sets))
+        self.context = nn.Linear((2 * REACH + 1) * hidden_size, hidden_size)
         self.tags = nn.Linear(hidden_size, sum(len(s.tags) for s in label_sets))
         self.intent_ranges = _ranges([len(s.intents) for s in label_sets])
         self.tag_ranges = _ranges([len(s.tags) for s in label_sets])
         self.register_buffer("intent_allowed_SI", _allowed(self.intent_ranges), persistent=False)
         self.register_buffer("tag_allowed_SG", _allowed(self.tag_ranges), persistent=False)
 
-    def intent_logits(self, pooled_BH: Tensor, sets_B: Tensor) -> Tensor:
-        """Logits [B, I]; labels outside a row's own set are excluded."""
-        logits_BI: Tensor = self.intents(pooled_BH)
-        return logits_BI.masked_fill(~self.intent_allowed_SI[sets_B], EXCLUDED)
+    def forward(self, pooled_BH: Tensor, states_TH: Tensor, rows_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of all label sets: intents [B, I] and tags [T, G]."""
+        context_TH = nn.functional.gelu(self.context(_with_neighbours(states_TH, rows_T)))
+        return self.intents(pooled_BH), self.tags(states_TH + context_TH)
 
-    def tag_logits(self, states_TH: Tensor, sets_T: Tensor) -> Tensor:
-        """Logits [T, G]; tags outside a token's own set are excluded."""
-        logits_TG: Tensor = self.tags(states_TH)
-        return logits_TG.masked_fill(~self.tag_allowed_SG[sets_T], EXCLUDED)
+    def within_sets(self, intent_BI: Tensor, tag_TG: Tensor, sets_B: Tensor, rows_T: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits with labels outside each row's own label set excluded."""
+        intent_BI = intent_BI.masked_fill(~self.intent_allowed_SI[sets_B], EXCLUDED)
+        return intent_BI, tag_TG.masked_fill(~self.tag_allowed_SG[sets_B[rows_T]], EXCLUDED)
 
 
 class QueryFusion(nn.Module):
@@ -67,10 +74,10 @@ class QueryFusion(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, z_BD: Tensor, pooled_BH: Tensor, states_TH: Tensor, rows_T: Tensor, heads: NluHeads) -> Tensor:
-        """Fused query vectors [B, D] of unit length, from unit vectors z_BD."""
-        intent_BI = heads.intents(pooled_BH)[:, slice(*self.intent_range)].softmax(-1)
-        tag_TG = heads.tags(states_TH)[:, slice(*self.tag_range)].softmax(-1)
+    def forward(self, z_BD: Tensor, states_TH: Tensor, rows_T: Tensor, intent_BI: Tensor, tag_TG: Tensor) -> Tensor:
+        """Fused query vectors [B, D] of unit length, from unit vectors z_BD, token states and the heads' logits."""
+        intent_BI = intent_BI[:, slice(*self.intent_range)].softmax(-1)
+        tag_TG = tag_TG[:, slice(*self.tag_range)].softmax(-1)
         keep_T = (tag_TG * self.content_1G).sum(-1)
         slot_T = 1 - tag_TG[:, 0] - keep_T
         understood_BF = torch.cat(
@@ -90,6 +97,18 @@ def _weighted_mean(states_TH: Tensor, weights_T: Tensor, rows_T: Tensor, num_row
     sums_BH = states_TH.new_zeros(num_rows, states_TH.shape[1]).index_add(0, rows_T, weights_T[:, None] * states_TH)
     totals_B = weights_T.new_zeros(num_rows).index_add(0, rows_T, weights_T)
     return sums_BH / (totals_B + 0.1)[:, None]
+
+
+def _with_neighbours(states_TH: Tensor, rows_T: Tensor) -> Tensor:
+    """[T, (2 * REACH + 1) * H]: every token's state between those of its neighbours, zero beyond its own text."""
+    last = len(rows_T) - 1
+    places_T = torch.arange(len(rows_T), device=rows_T.device)
+    shifted = []
+    for shift in range(-REACH, REACH + 1):
+        beside_T = (places_T + shift).clamp(0, last)
+        own_T1 = ((beside_T == places_T + shift) & (rows_T[beside_T] == rows_T))[:, None]
+        shifted.append(states_TH[beside_T] * own_T1)
+    return torch.cat(shifted, dim=-1)
 
 
 def _ranges(sizes: Sequence[int]) -> list[tuple[int, int]]:

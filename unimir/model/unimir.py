@@ -15,12 +15,20 @@ from unimir.schema import LabelSet
 
 
 @dataclass(frozen=True)
+class Understanding:
+    """What parsing and fusion need of the same pass: token states [T, H], and logits over all label sets."""
+
+    states_TH: Tensor
+    intent_BI: Tensor
+    tag_TG: Tensor
+
+
+@dataclass(frozen=True)
 class TextFeatures:
-    """One forward pass over texts. `z_BD` has unit length; `states_TH` is None unless asked for."""
+    """One forward pass over texts: unit vectors [B, D] and, if asked for, what was understood."""
 
     z_BD: Tensor
-    pooled_BH: Tensor
-    states_TH: Tensor | None
+    understood: Understanding | None = None
 
 
 class UniMIR(nn.Module):
@@ -43,10 +51,14 @@ class UniMIR(nn.Module):
             dim=config.dim,
         )
 
-    def encode_text(self, tokens: TokenBatch, *, states: bool = False) -> TextFeatures:
-        """Text vectors, and with `states` the token states that parsing and fusion need."""
-        pooled_BH, states_TH = self.text(tokens, states=states)
-        return TextFeatures(nn.functional.normalize(self.text.projection(pooled_BH), dim=-1), pooled_BH, states_TH)
+    def encode_text(self, tokens: TokenBatch, *, understand: bool = False) -> TextFeatures:
+        """Text vectors and, with `understand`, intent and slot logits from the same pass."""
+        pooled_BH, states_TH = self.text(tokens, states=understand)
+        z_BD = nn.functional.normalize(self.text.projection(pooled_BH), dim=-1)
+        if states_TH is None:
+            return TextFeatures(z_BD)
+        intent_BI, tag_TG = self.nlu(pooled_BH, states_TH, tokens.rows_T)
+        return TextFeatures(z_BD, Understanding(states_TH, intent_BI, tag_TG))
 
     def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
         """Unit vectors [B, D] of uint8 pictures [B, height, width, 3]."""
@@ -54,8 +66,12 @@ class UniMIR(nn.Module):
 
     def fuse(self, features: TextFeatures, tokens: TokenBatch) -> Tensor:
         """Query vectors [B, D]: text vectors with noise suppressed by what was understood."""
-        assert features.states_TH is not None
-        return self.fusion(features.z_BD, features.pooled_BH, features.states_TH, tokens.rows_T, self.nlu)  # type: ignore[no-any-return]
+        understood = features.understood
+        assert understood is not None
+        fused_BD: Tensor = self.fusion(
+            features.z_BD, understood.states_TH, tokens.rows_T, understood.intent_BI, understood.tag_TG
+        )
+        return fused_BD
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """The parts that a stage of training can give a learning rate of their own."""

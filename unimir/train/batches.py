@@ -112,9 +112,9 @@ class Order:
         """Row numbers by language: about n ** temperature of each, whole passes first, then a random rest."""
         codes, counts = np.unique(self.langs, return_counts=True)
         shares = counts.astype(np.float64) ** self.temperature
-        quotas = np.floor(len(self.langs) * shares / shares.sum()).astype(np.int64)
-        if self.temperature == 1.0:
-            quotas = counts
+        # Rounding the running sum makes the quotas add up to an epoch exactly, and to the counts at temperature 1.
+        bounds = np.rint(len(self.langs) * np.cumsum(shares) / shares.sum()).astype(np.int64)
+        quotas = np.diff(bounds, prepend=0)
         drawn = []
         for code, count, quota in zip(codes, counts, quotas, strict=True):
             rows = np.flatnonzero(self.langs == code)

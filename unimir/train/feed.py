@@ -162,6 +162,7 @@ class TaskFeed:
             texts=self.ids.tokens(mine),
             groups_B=torch.from_numpy(self.groups[mine]),
             texts_B=torch.from_numpy(self.texts[mine]),
+            scale="text" if self.picture_rows is None else "image",
             documents=documents,
             pixels=pixels,
             picture_of_B=None if picture_of is None else torch.from_numpy(picture_of),

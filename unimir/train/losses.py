@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from unimir.model.text_encoder import TokenBatch
 from unimir.model.unimir import TextFeatures, UniMIR
+
+Scale = Literal["text", "image", "query"]
+"""Text against text, text against pictures, fused queries against either: each has a temperature of its own."""
 
 _MAX_SCALE = math.log(100.0)  # as in CLIP (arXiv 2103.00020)
 
@@ -35,6 +39,7 @@ class Batch:
     texts: TokenBatch
     groups_B: Tensor  # int64 hash: rows of one group are never each other's negatives
     texts_B: Tensor  # int64 hash of language-independent text: nor are rows of equal text
+    scale: Scale = "text"  # the temperature of the plain texts; of the task, so that all workers take the same
     documents: TokenBatch | None = None
     pixels: Tensor | None = None
     picture_of_B: Tensor | None = None
@@ -91,9 +96,8 @@ class Objective(nn.Module):
     def __init__(self, model: UniMIR) -> None:
         super().__init__()
         self.model = model
-        # One temperature for text against text, one for pictures, one for fused queries (learnable, clamped).
         self.log_scales = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(math.log(1 / 0.07))) for name in ("text", "image", "query")}
+            {name: nn.Parameter(torch.tensor(math.log(1 / 0.07))) for name in get_args(Scale)}
         )
         self._anchor: Callable[[TokenBatch], TextFeatures] | None = None
 
@@ -103,14 +107,14 @@ class Objective(nn.Module):
 
         def encode(tokens: TokenBatch) -> TextFeatures:
             pooled_BH, _ = anchor(tokens)
-            return TextFeatures(normalize(anchor.projection(pooled_BH), dim=-1), pooled_BH, None)
+            return TextFeatures(normalize(anchor.projection(pooled_BH), dim=-1))
 
         self._anchor = encode  # a closure, so that its weights are neither parameters nor state of this module
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the batch's losses, and each loss of the global batch (detached)."""
         wanted = {name for name, weight in batch.losses.items() if weight}
-        features = self.model.encode_text(batch.texts, states=bool(wanted & {"fused", "intent", "slots"}))
+        features = self.model.encode_text(batch.texts, understand=bool(wanted & {"fused", "intent", "slots"}))
         losses: dict[str, Tensor] = {}
         if wanted & {"contrastive", "fused"}:
             losses.update(self._retrieval(batch, features, wanted))
@@ -130,8 +134,8 @@ class Objective(nn.Module):
         same_NN = (groups_N[:, None] == groups_N) | (texts_N[:, None] == texts_N)
         losses = {}
         if "contrastive" in wanted:
-            scale = self.log_scales["text" if batch.pixels is None else "image"]
-            losses["contrastive"] = self._contrastive(gather(features.z_BD, batch.sizes), b_ND, same_NN, scale)
+            plain_ND = gather(features.z_BD, batch.sizes)
+            losses["contrastive"] = self._contrastive(plain_ND, b_ND, same_NN, self.log_scales[batch.scale])
         if "fused" in wanted:
             fused_ND = gather(self.model.fuse(features, batch.texts), batch.sizes)
             losses["fused"] = self._contrastive(fused_ND, b_ND, same_NN, self.log_scales["query"])
@@ -161,14 +165,14 @@ class Objective(nn.Module):
 
     def _understanding(self, batch: Batch, features: TextFeatures) -> dict[str, Tensor]:
         assert batch.sets_B is not None and batch.intents_B is not None and batch.tags_T is not None
-        assert features.states_TH is not None
-        heads, rows_T = self.model.nlu, batch.texts.rows_T
-        intent_B = cross_entropy(
-            heads.intent_logits(features.pooled_BH, batch.sets_B), batch.intents_B, reduction="none"
+        assert features.understood is not None
+        rows_T = batch.texts.rows_T
+        intent_BI, tag_TG = self.model.nlu.within_sets(
+            features.understood.intent_BI, features.understood.tag_TG, batch.sets_B, rows_T
         )
-        tag_logits_TG = heads.tag_logits(features.states_TH, batch.sets_B[rows_T])
-        # Special tokens carry no tag (-100). Each text counts alike, however long.
-        tag_T = cross_entropy(tag_logits_TG, batch.tags_T, reduction="none", ignore_index=-100)
+        intent_B = cross_entropy(intent_BI, batch.intents_B, reduction="none")
+        tag_T = cross_entropy(tag_TG, batch.tags_T, reduction="none")
+        # Each text counts alike, however long.
         slots_B = tag_T.new_zeros(len(intent_B)).index_add(0, rows_T, tag_T) / batch.texts.lengths_B
         return {
             "intent": self._mean_over_workers(intent_B, batch.sizes),
