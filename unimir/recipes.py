@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from unimir.config import (
     Config,
@@ -106,7 +107,7 @@ def atlas() -> Config:
         model=ModelConfig(
             dim=128,
             prefixes=(64,),
-            text=TextConfig(max_tokens=64, arch=_small_text(hidden=192, layers=3, dropout=0.1)),
+            text=TextConfig(max_tokens=64, arch=_small_text(hidden=128, layers=3, dropout=0.1)),
             image=ImageConfig(
                 name="convnext_atto",
                 args={"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 192]},
@@ -115,7 +116,7 @@ def atlas() -> Config:
             ),
         ),
         stages=(
-            Stage(name="text", steps=700, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
+            Stage(name="text", steps=1000, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
             Stage(
                 name="nlu",
                 steps=400,
@@ -125,16 +126,10 @@ def atlas() -> Config:
             ),
             Stage(
                 name="joint",
-                steps=1500,
+                steps=2400,
                 tasks=(
-                    Task(
-                        name="emoji",
-                        kind="image_text",
-                        sources=("emoji_name", "emoji_keyword"),
-                        batch_size=384,
-                        weight=4,
-                        losses={"contrastive": 1.0, "fused": 0.3},
-                    ),
+                    Task(name="emoji_name", sources=("emoji_name",), weight=4, **_EMOJI),
+                    Task(name="emoji_keyword", sources=("emoji_keyword",), weight=2, **_EMOJI),
                     Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1.5),
                     Task(
                         name="composed",
@@ -143,10 +138,10 @@ def atlas() -> Config:
                         weight=2.5,
                         losses={"fused": 1.0, **_NLU},
                     ),
-                    dataclasses.replace(_XSID, weight=1.5),
-                    *(dataclasses.replace(task, weight=0.3) for task in _OTHER_NLU),
+                    dataclasses.replace(_XSID, weight=2),
+                    *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
                     *(
-                        dataclasses.replace(task, weight=0.5, losses={"contrastive": 1.0, "anchor": 0.1})
+                        dataclasses.replace(task, weight=task.weight * 0.35, losses={"contrastive": 1.0, "anchor": 0.1})
                         for task in _ATLAS_TEXT
                     ),
                 ),
@@ -196,6 +191,14 @@ def atlas() -> Config:
                 pool="all",
                 metrics=("r@10",),
             ),
+            EvalTask(
+                name="composed_photo",
+                measure="query_to_item",
+                kind="intent_query",
+                sources=("composed_photo",),
+                metrics=("ndcg@10",),
+            ),
+            EvalTask(name="search", measure="nlu", kind="intent_query"),
         ),
     )
 
@@ -217,6 +220,11 @@ def atlas_smoke() -> Config:
 
 
 _NLU = {"intent": 1.0, "slots": 3.0}
+_EMOJI: dict[str, Any] = {
+    "kind": "image_text",
+    "batch_size": 384,
+    "losses": {"contrastive": 1.0, "fused": 0.3},
+}
 _XSID = Task(
     name="xsid",
     kind="nlu",
@@ -234,10 +242,10 @@ _OTHER_NLU = (
     Task(name="composed_parse", kind="intent_query", batch_size=96, losses=_NLU),
 )
 _ATLAS_TEXT = (
-    Task(name="emoji_words", kind="parallel", sources=("emoji_parallel",), batch_size=512, weight=3),
+    Task(name="emoji_words", kind="parallel", sources=("emoji_parallel",), batch_size=512, weight=5),
     Task(name="ntrex", kind="parallel", sources=("ntrex",), batch_size=96, weight=2.5),
-    Task(name="tldr_parallel", kind="parallel", sources=("tldr_parallel",), batch_size=128),
-    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=64, weight=1.5),
+    Task(name="tldr_parallel", kind="parallel", sources=("tldr_parallel",), batch_size=128, weight=0.8),
+    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=64, weight=1.2),
     Task(name="afriqa", kind="text_text", sources=("afriqa",), batch_size=48, weight=0.5),
 )
 

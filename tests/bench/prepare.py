@@ -1,15 +1,17 @@
 """prepare beside Hugging Face `datasets` doing the same work: rows per second end to end, and peak memory.
 
 python tests/bench/prepare.py --data ../shared/data [--rows 100000 500000] [--runs 3]
-Both sides get the same Parquet file and tokenizer, two processes, and share the functions that clean, check, encode
-and hash a batch. Ray's start and the imports are not counted; everything after them is. prepare does more than its
-rival here: splits, leaks, rejected rows with reasons, statistics, a content id. Prints one JSON object.
+Every run is a process of its own. Both sides get the same Parquet file and tokenizer, two processes, and share the
+functions that clean, check, encode and hash a batch. Ray's start and the imports are not counted; everything after
+them is. prepare does more than its rival here: splits, leaks, rejected rows with reasons, statistics, a content id.
+Prints one JSON object.
 """
 
 import argparse
 import json
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -132,57 +134,78 @@ def peak_memory() -> Iterator[Callable[[], float]]:
         thread.join()
 
 
-def timed(side: Callable[[Path, Path, Path], int], rows: Path, tokenizer: Path) -> dict[str, Any]:
-    """One run into a fresh directory."""
-    out = Path(tempfile.mkdtemp(dir=rows.parent))
-    try:
-        with peak_memory() as peak:
-            started = time.perf_counter()
-            kept = side(rows, tokenizer, out)
-            seconds = time.perf_counter() - started
-        return {"seconds": round(seconds, 2), "kept": kept, "peak_mb": peak()}
-    finally:
-        shutil.rmtree(out)
+def one(side: str, rows: Path, tokenizer: Path) -> dict[str, Any]:
+    """One run, in this process, into a fresh directory."""
+    if side == "prepare":
+        import ray
+        import ray.data
+
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    else:
+        import datasets  # noqa: F401
+    with tempfile.TemporaryDirectory(dir=rows.parent) as out, peak_memory() as peak:
+        started = time.perf_counter()
+        kept = (ours if side == "prepare" else theirs)(rows, tokenizer, Path(out))
+        return {"seconds": round(time.perf_counter() - started, 2), "kept": kept, "peak_mb": peak()}
+
+
+def apart(side: str, rows: Path, tokenizer: Path) -> dict[str, Any]:
+    """One run in a process of its own, as a job would be: nothing is warm, no memory is left from the run before."""
+    command = [sys.executable, __file__, "--one", side, str(rows), str(tokenizer)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(data: Path, counts: list[int], runs: int, directory: Path) -> dict[str, Any]:
+    """Alternates the two sides at every size."""
+    report: dict[str, Any] = {}
+    tokenizer = directory / "tokenizer.json"
+    for count in counts:
+        rows = directory / f"rows-{count}.parquet"
+        write_rows(data, rows, count)
+        if not tokenizer.exists():
+            train_tokenizer(iter(pq.read_table(rows)["text"].to_pylist()[:50_000]), 8000, tokenizer)
+        found: dict[str, list[dict[str, Any]]] = {"prepare": [], "datasets": []}
+        for _ in range(runs):
+            for side, results in found.items():
+                results.append(apart(side, rows, tokenizer))
+        speed = {side: count / float(np.median([run["seconds"] for run in done])) for side, done in found.items()}
+        pairs = zip(found["prepare"], found["datasets"], strict=True)
+        report[str(count)] = {
+            "rows_per_second": {side: round(value) for side, value in speed.items()},
+            "ratio": round(speed["prepare"] / speed["datasets"], 3),
+            "ratio_of_runs": [round(b["seconds"] / a["seconds"], 3) for a, b in pairs],
+            "runs": found,
+        }
+    small = directory / "small.parquet"
+    largest = max(counts)
+    write_rows(data, small, largest // 10)
+    peaks = [apart("prepare", small, tokenizer)["peak_mb"], *_peaks(report[str(largest)])]
+    report["peak_mb_of_prepare"] = {str(largest // 10): peaks[0], str(largest): max(peaks[1:])}
+    report["peak_growth_tenfold"] = round(max(peaks[1:]) / peaks[0], 3)
+    return report
+
+
+def _peaks(block: dict[str, Any]) -> list[float]:
+    return [run["peak_mb"] for run in block["runs"]["prepare"]]
 
 
 def main() -> None:
-    """Alternates the two sides and prints medians and ratios."""
+    """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the open data, emoji/ and parallel/ in it")
+    parser.add_argument("--data", type=Path, help="the open data, emoji/ and parallel/ in it")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--one", nargs=3, metavar=("SIDE", "ROWS", "TOKENIZER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    import datasets  # noqa: F401  imports are not part of either side's time
-    import ray
-    import ray.data
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    report: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        tokenizer = Path(name) / "tokenizer.json"
-        for count in args.rows:
-            rows = Path(name) / f"rows-{count}.parquet"
-            write_rows(args.data, rows, count)
-            if not tokenizer.exists():
-                train_tokenizer(iter(pq.read_table(rows)["text"].to_pylist()[:50_000]), 8000, tokenizer)
-            runs: dict[str, list[dict[str, Any]]] = {"prepare": [], "datasets": []}
-            for _ in range(args.runs):
-                runs["prepare"].append(timed(ours, rows, tokenizer))
-                runs["datasets"].append(timed(theirs, rows, tokenizer))
-            speed = {side: count / float(np.median([run["seconds"] for run in found])) for side, found in runs.items()}
-            report[str(count)] = {
-                "rows_per_second": {side: round(value) for side, value in speed.items()},
-                "ratio": round(speed["prepare"] / speed["datasets"], 3),
-                "ratio_of_runs": [
-                    round(b["seconds"] / a["seconds"], 3)
-                    for a, b in zip(runs["prepare"], runs["datasets"], strict=True)
-                ],
-                "runs": runs,
-            }
-    ray.shutdown()
-    peaks = [max(run["peak_mb"] for run in report[str(count)]["runs"]["prepare"]) for count in sorted(args.rows)]
-    report["peak_growth"] = round(peaks[-1] / peaks[0], 3)
-    print(json.dumps(report))
+    if args.one:
+        print(json.dumps(one(args.one[0], Path(args.one[1]), Path(args.one[2]))))
+    elif args.data:
+        with tempfile.TemporaryDirectory() as directory:
+            print(json.dumps(compare(args.data, args.rows, args.runs, Path(directory))))
+    else:
+        parser.error("--data is needed")
 
 
 if __name__ == "__main__":

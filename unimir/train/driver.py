@@ -90,7 +90,7 @@ def _fit(config: Config, prepared: Path, out: Path, run: str, workers: int) -> P
         run_config=RunConfig(
             name=run,
             storage_path=str(out / "runs"),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )

@@ -96,8 +96,9 @@ class Objective(nn.Module):
     def __init__(self, model: UniMIR) -> None:
         super().__init__()
         self.model = model
+        # One element each, not scalars: DeepSpeed views parameters as bytes, which a scalar has no dimension for.
         self.log_scales = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(math.log(1 / 0.07))) for name in get_args(Scale)}
+            {name: nn.Parameter(torch.full((1,), math.log(1 / 0.07))) for name in get_args(Scale)}
         )
         self._anchor: Callable[[TokenBatch], TextFeatures] | None = None
 

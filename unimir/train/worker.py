@@ -51,6 +51,7 @@ def train_stages(worker_config: Mapping[str, Any]) -> None:
     config = from_dict(Config, worker_config["config"])
     prepared, log_dir = Path(worker_config["prepared"]), Path(worker_config["log_dir"])
     torch.set_num_threads(int(worker_config["threads"]))
+    torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay into denormals, which are slow on a CPU
     objective = build_objective(config, prepared)
     reports = _resume(objective)
     cache: dict[str, Pictures] = {}
