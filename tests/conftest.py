@@ -1,9 +1,13 @@
-"""Fixtures shared by all rooms' tests: one Ray cluster for the whole session."""
+"""Fixtures shared by all rooms' tests: one Ray cluster, one prepared corpus and one trained bundle for the session."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from unimir.config import Config, Stage
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +21,38 @@ def ray_cluster() -> Iterator[None]:
         ray.data.DataContext.get_current()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """Recipe `tiny` at its smallest."""
+    from unimir.recipes import recipe
+
+    full = recipe("tiny")
+    stages: tuple[Stage, ...] = tuple(dataclasses.replace(stage, steps=20) for stage in full.stages)
+    return dataclasses.replace(full, sample_items=160, stages=stages)
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(ray_cluster: None, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from unimir.data.prepare import prepare
+    from unimir.data.sources import corpora_of
+
+    out = tmp_path_factory.mktemp("prepared")
+    return prepare(corpora_of(tiny_config, out), tiny_config, out)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_prepared: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything a training run with two workers leaves behind: bundles/, runs/ and logs/."""
+    from unimir.train.driver import train
+
+    out = tmp_path_factory.mktemp("run")
+    train(tiny_config, tiny_prepared, out, workers=2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path) -> Path:
+    (bundle,) = (tiny_run / "bundles").iterdir()
+    return bundle

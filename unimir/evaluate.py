@@ -1,7 +1,6 @@
 """A bundle on the evaluation split of a prepared corpus: numbers per language, each beside a lexical baseline.
 
-Every number goes through `Encoder`, the path that embedding and serving use. Knows no trainer, no job and no report's
-layout.
+Every number goes through `Encoder`, the path of embedding and serving. Knows no trainer, no job and no report's layout.
 """
 
 from __future__ import annotations
@@ -287,10 +286,9 @@ def _judge_parts(task: EvalTask, parts: Sequence[tuple[Queries, Vectors, Vectors
 
 
 def _nlu(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
-    texts = corpus.train["text"].to_pylist()
-    rows = sorted(range(len(texts)), key=lambda row: _by_hash(texts[row]))
-    lexical = corpus.train.take(sorted(rows[: task.max_lexical_rows]))
-    return judge_understanding(task.name, encoder, lexical, corpus.held_out)
+    keys = [_by_hash(text) for text in corpus.train["text"].to_pylist()]
+    rows = sorted(range(len(keys)), key=keys.__getitem__)[: task.max_lexical_rows]
+    return judge_understanding(task.name, encoder, corpus.train.take(rows), corpus.held_out)
 
 
 _MEASURES = {

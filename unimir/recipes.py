@@ -42,7 +42,7 @@ def sample() -> Config:
         stages=(
             Stage(
                 name="text",
-                steps=150,
+                steps=120,
                 tasks=(
                     Task(name="parallel", kind="parallel", batch_size=256, weight=2),
                     Task(name="descriptions", kind="text_text", batch_size=96),
@@ -60,7 +60,7 @@ def sample() -> Config:
             ),
             Stage(
                 name="joint",
-                steps=500,
+                steps=400,
                 tasks=(
                     Task(name="captions", kind="image_text", batch_size=256, weight=4, losses=retrieval),
                     Task(name="queries", kind="intent_query", batch_size=192, weight=2, losses={"fused": 1.0, **_NLU}),
@@ -115,91 +115,8 @@ def atlas() -> Config:
                 min_crop=0.6,
             ),
         ),
-        stages=(
-            Stage(name="text", steps=1000, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
-            Stage(
-                name="nlu",
-                steps=400,
-                tasks=(_XSID, *_OTHER_NLU),
-                rates={"text": 1e-3, "nlu": 3e-3},
-                language_temperature=0.3,
-            ),
-            Stage(
-                name="joint",
-                steps=2400,
-                tasks=(
-                    Task(name="emoji_name", sources=("emoji_name",), weight=4, **_EMOJI),
-                    Task(name="emoji_keyword", sources=("emoji_keyword",), weight=2, **_EMOJI),
-                    Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1.5),
-                    Task(
-                        name="composed",
-                        kind="intent_query",
-                        batch_size=160,
-                        weight=2.5,
-                        losses={"fused": 1.0, **_NLU},
-                    ),
-                    dataclasses.replace(_XSID, weight=2),
-                    *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
-                    *(
-                        dataclasses.replace(task, weight=task.weight * 0.35, losses={"contrastive": 1.0, "anchor": 0.1})
-                        for task in _ATLAS_TEXT
-                    ),
-                ),
-                rates={"text": 1e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3},
-            ),
-        ),
-        evaluation=(
-            EvalTask(
-                name="emoji_name",
-                measure="text_to_image",
-                kind="image_text",
-                sources=("emoji_name",),
-                pool="all",
-                max_queries=200,
-            ),
-            EvalTask(
-                name="emoji_keyword",
-                measure="text_to_image",
-                kind="image_text",
-                sources=("emoji_keyword",),
-                pool="all",
-                metrics=("ndcg@10",),
-                max_queries=100,
-            ),
-            EvalTask(
-                name="photo_class",
-                measure="text_to_image",
-                kind="image_text",
-                sources=("photo_class",),
-                metrics=("ndcg@10",),
-            ),
-            EvalTask(
-                name="tldr",
-                measure="text_to_text",
-                kind="text_text",
-                sources=("tldr",),
-                pool="all",
-                metrics=("r@10",),
-            ),
-            EvalTask(name="ntrex", measure="text_to_text", kind="parallel", sources=("ntrex",), max_queries=100),
-            EvalTask(name="xsid", measure="nlu", kind="nlu", sources=_XSID.sources),
-            EvalTask(
-                name="composed",
-                measure="query_to_item",
-                kind="intent_query",
-                sources=("composed",),
-                pool="all",
-                metrics=("r@10",),
-            ),
-            EvalTask(
-                name="composed_photo",
-                measure="query_to_item",
-                kind="intent_query",
-                sources=("composed_photo",),
-                metrics=("ndcg@10",),
-            ),
-            EvalTask(name="search", measure="nlu", kind="intent_query"),
-        ),
+        stages=_atlas_stages(),
+        evaluation=_atlas_evaluation(),
     )
 
 
@@ -267,3 +184,94 @@ def _small_text(*, hidden: int, layers: int, dropout: float = 0.0) -> dict[str, 
 def _shrunk(stage: Stage) -> Stage:
     tasks = tuple(dataclasses.replace(task, batch_size=32) for task in stage.tasks)
     return dataclasses.replace(stage, steps=20, warmup_steps=5, tasks=tasks)
+
+
+def _atlas_stages() -> tuple[Stage, ...]:
+    return (
+        Stage(name="text", steps=1000, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
+        Stage(
+            name="nlu",
+            steps=400,
+            tasks=(_XSID, *_OTHER_NLU),
+            rates={"text": 1e-3, "nlu": 3e-3},
+            language_temperature=0.3,
+        ),
+        Stage(
+            name="joint",
+            steps=2400,
+            tasks=(
+                Task(name="emoji_name", sources=("emoji_name",), weight=4, **_EMOJI),
+                Task(name="emoji_keyword", sources=("emoji_keyword",), weight=2, **_EMOJI),
+                Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1.5),
+                Task(
+                    name="composed",
+                    kind="intent_query",
+                    batch_size=160,
+                    weight=2.5,
+                    losses={"fused": 1.0, **_NLU},
+                ),
+                dataclasses.replace(_XSID, weight=2),
+                *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
+                *(
+                    dataclasses.replace(task, weight=task.weight * 0.35, losses={"contrastive": 1.0, "anchor": 0.1})
+                    for task in _ATLAS_TEXT
+                ),
+            ),
+            rates={"text": 1e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3},
+        ),
+    )
+
+
+def _atlas_evaluation() -> tuple[EvalTask, ...]:
+    return (
+        EvalTask(
+            name="emoji_name",
+            measure="text_to_image",
+            kind="image_text",
+            sources=("emoji_name",),
+            pool="all",
+            max_queries=200,
+        ),
+        EvalTask(
+            name="emoji_keyword",
+            measure="text_to_image",
+            kind="image_text",
+            sources=("emoji_keyword",),
+            pool="all",
+            metrics=("ndcg@10",),
+            max_queries=100,
+        ),
+        EvalTask(
+            name="photo_class",
+            measure="text_to_image",
+            kind="image_text",
+            sources=("photo_class",),
+            metrics=("ndcg@10",),
+        ),
+        EvalTask(
+            name="tldr",
+            measure="text_to_text",
+            kind="text_text",
+            sources=("tldr",),
+            pool="all",
+            metrics=("r@10",),
+        ),
+        EvalTask(name="ntrex", measure="text_to_text", kind="parallel", sources=("ntrex",), max_queries=100),
+        EvalTask(name="xsid", measure="nlu", kind="nlu", sources=_XSID.sources),
+        EvalTask(
+            name="composed",
+            measure="query_to_item",
+            kind="intent_query",
+            sources=("composed",),
+            pool="all",
+            metrics=("r@10",),
+        ),
+        EvalTask(
+            name="composed_photo",
+            measure="query_to_item",
+            kind="intent_query",
+            sources=("composed_photo",),
+            metrics=("ndcg@10",),
+        ),
+        EvalTask(name="search", measure="nlu", kind="intent_query"),
+    )

@@ -1,0 +1,58 @@
+"""Do configs refuse what they do not know, and survive a round trip?"""
+
+import pytest
+
+from unimir.config import Config, from_dict, override, to_dict
+from unimir.recipes import recipe
+
+NAMES = ("sample", "tiny", "atlas", "atlas-smoke")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_survive_a_round_trip(name: str) -> None:
+    config = recipe(name)
+    assert config.recipe == name
+    assert from_dict(Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("seed=7", lambda c: c.seed == 7),
+        ("stages.joint.steps=3", lambda c: c.stages[2].steps == 3),
+        ("stages.0.tasks.parallel.batch_size=8", lambda c: c.stages[0].tasks[0].batch_size == 8),
+        ("model.prefixes=[8, 16]", lambda c: c.model.prefixes == (8, 16)),
+        ("stages.text.rates.text=1e-4", lambda c: c.stages[0].rates["text"] == 1e-4),
+        ("tokenizer.path=/somewhere", lambda c: c.tokenizer.path == "/somewhere"),
+    ],
+)
+def test_settings_change_what_they_name(setting: str, found: object) -> None:
+    assert found(override(recipe("sample"), [setting]))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sed=7", "unknown key 'sed'; known keys: recipe, corpora"),
+        ("stages.late.steps=1", "no member 'late'"),
+        ("seed", "expected key=value"),
+        ("seed=many", "seed: expected int, got 'many'"),
+        ("seed=true", "seed: expected int, got True"),
+        ("model.prefixes=8", "model.prefixes: expected a list"),
+        ("model.prefixes=[8, 4096]", "model.prefixes has 4096"),
+        ("engine.zero=4", "engine.zero: 4; one of 0, 1, 2, 3"),
+        ("stages.text.steps=0", "steps 0; must be positive"),
+        ("stages.text.rates.text=0", "every part is frozen"),
+        ("stages.text.tasks.parallel.batch_size=1", "batch_size 1; at least 2"),
+        ("tokenizer.vocab_size=100", "tokenizer.vocab_size is 100"),
+        ("prepare.max_tokens=500", "model.text.max_tokens 96 is below prepare.max_tokens 500"),
+    ],
+)
+def test_mistakes_are_named(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        override(recipe("sample"), [setting])
+
+
+def test_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="recipe 'smaple'; recipes are sample, tiny, atlas, atlas-smoke"):
+        recipe("smaple")

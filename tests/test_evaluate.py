@@ -1,0 +1,99 @@
+"""Is the evaluation right: every task through a real bundle, names as promised, pools and relevance by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unimir.config import Config, EvalTask
+from unimir.evaluate import _items, evaluate
+from unimir.infer import Encoder
+from unimir.report import summary, write_report
+from unimir.schema import PREPARED
+
+PROMISED = (
+    "text_to_image.r@10.macro",
+    "text_to_image.r@10.worst",
+    "image_to_text.r@10.de",
+    "text_to_text.r@10.macro",
+    "query_to_item.r@10.macro",
+    "query_to_item_plain.r@10.macro",
+    "clean_to_item.r@10.macro",
+    "clean_to_item_plain.r@10.macro",
+    "intent.accuracy.macro",
+    "slots.f1.macro",
+    "text_to_image_lexical.r@10.macro",
+    "query_to_item_lexical.r@10.macro",
+    "intent_lexical.accuracy.macro",
+    "slots_lexical.f1.macro",
+)
+
+
+@pytest.fixture(scope="module")
+def found(tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config) -> dict[str, float]:
+    return evaluate(Encoder.from_bundle(tiny_bundle), tiny_prepared, tiny_config)
+
+
+def test_promised_names_are_there(found: dict[str, float]) -> None:
+    assert set(PROMISED) <= set(found)
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_macro_and_worst_agree_with_the_languages(found: dict[str, float]) -> None:
+    langs = {k: v for k, v in found.items() if k.startswith("text_to_image.r@10.") and k[-5:] not in ("macro", "worst")}
+    assert len(langs) == 8
+    assert found["text_to_image.r@10.macro"] == pytest.approx(np.mean(list(langs.values())))
+    assert found["text_to_image.r@10.worst"] == min(langs.values())
+
+
+def test_plain_clean_queries_are_text_to_image(found: dict[str, float]) -> None:
+    assert found["clean_to_item_plain.r@10.macro"] == found["text_to_image.r@10.macro"]
+
+
+def test_pictures_without_training_texts_have_no_lexical_match(found: dict[str, float]) -> None:
+    assert found["text_to_image_lexical.r@10.macro"] == 0.0
+
+
+def test_report_has_json_table_and_picture(found: dict[str, float], tmp_path: Path) -> None:
+    table = write_report(tmp_path, found, {"bundle": "abc"})
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"] == found
+    assert "| text_to_image.r@10 |" in summary(found) and summary(found) in table.read_text()
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_items_are_distinct_and_know_their_groups() -> None:
+    rows = [
+        {"group": 1, "image_id": "a", "doc_text": None},
+        {"group": 1, "image_id": None, "doc_text": "x"},
+        {"group": 2, "image_id": "b", "doc_text": None},
+        {"group": 2, "image_id": "a", "doc_text": "x"},
+    ]
+    items = _items(pa.Table.from_pylist(rows))
+    assert (items.images, items.texts) == (["a", "b"], ["x"])
+    assert items.by_group == {1: [0, 2], 2: [0, 1, 2]}
+
+
+def test_unknown_label_set_is_a_clear_error(
+    tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Rows of a label set that the bundle was not trained with."""
+    for split in ("train", "evaluation"):
+        (source,) = (tiny_prepared / "nlu" / split).glob("*.parquet")
+        table = pq.read_table(source)
+        renamed = table.set_column(
+            table.column_names.index("label_set"), "label_set", pa.array(["banking"] * len(table))
+        )
+        (tmp_path / "nlu" / split).mkdir(parents=True)
+        pq.write_table(renamed.cast(PREPARED["nlu"]), tmp_path / "nlu" / split / "part-0.parquet")
+    config = dataclasses.replace(tiny_config, evaluation=(EvalTask(name="", measure="nlu", kind="nlu"),))
+    with pytest.raises(ValueError, match="label_set 'banking'; this bundle has search"):
+        evaluate(Encoder.from_bundle(tiny_bundle), tmp_path, config)
+
+
+def test_no_rows_is_a_clear_error(tiny_bundle: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no image_text rows in evaluation"):
+        evaluate(Encoder.from_bundle(tiny_bundle), tmp_path, tiny_config)
