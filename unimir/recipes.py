@@ -37,7 +37,11 @@ def sample() -> Config:
             dim=128,
             prefixes=(64, 32),
             text=TextConfig(max_tokens=96, arch=_small_text(hidden=128, layers=2)),
-            image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 2, 1], "dims": [32, 64, 96, 128]}, size=64),
+            image=ImageConfig(
+                name="convnext_atto",
+                args={"depths": [1, 1, 2, 1], "dims": [32, 64, 96, 128], "kernel_sizes": 3},
+                size=64,
+            ),
         ),
         stages=(
             Stage(
@@ -60,7 +64,7 @@ def sample() -> Config:
             ),
             Stage(
                 name="joint",
-                steps=400,
+                steps=350,
                 tasks=(
                     Task(name="captions", kind="image_text", batch_size=256, weight=4, losses=retrieval),
                     Task(name="queries", kind="intent_query", batch_size=192, weight=2, losses={"fused": 1.0, **_NLU}),
@@ -110,7 +114,7 @@ def atlas() -> Config:
             text=TextConfig(max_tokens=64, arch=_small_text(hidden=128, layers=3, dropout=0.1)),
             image=ImageConfig(
                 name="convnext_atto",
-                args={"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 192]},
+                args={"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 192], "kernel_sizes": 3},
                 size=64,
                 min_crop=0.6,
             ),
@@ -191,7 +195,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
         Stage(name="text", steps=1000, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
         Stage(
             name="nlu",
-            steps=400,
+            steps=350,
             tasks=(_XSID, *_OTHER_NLU),
             rates={"text": 1e-3, "nlu": 3e-3},
             language_temperature=0.3,

@@ -25,7 +25,7 @@ from unimir.data.shards import Found, Part, Shards, label_of
 from unimir.data.text import TextTokenizer, train_tokenizer
 from unimir.schema import SPLITS
 
-_FORMAT = 1  # raise when the same inputs would give another directory
+_FORMAT = 2  # raise when the same inputs would give another directory
 _SAMPLED_UNITS = 32  # of each source, for the tokenizer
 _PART_UNITS = 4  # units whose rows share one final file
 

@@ -106,7 +106,8 @@ class Order:
             window = order[start : start + WINDOW * size]
             window = window[np.argsort(self.lengths[window], kind="stable")]
             batches += np.split(window, len(window) // size)
-        return [batches[i] for i in rng.permutation(len(batches))]
+        # Shuffled within, so that no worker's share holds all the long rows.
+        return [rng.permutation(batches[i]) for i in rng.permutation(len(batches))]
 
     def _balanced(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Row numbers by language: about n ** temperature of each, whole passes first, then a random rest."""
