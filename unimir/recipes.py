@@ -140,7 +140,7 @@ def atlas_smoke() -> Config:
     )
 
 
-_NLU = {"intent": 1.0, "slots": 3.0}
+_NLU = {"intent": 1.0, "slots": 5.0}
 _EMOJI: dict[str, Any] = {
     "kind": "image_text",
     "batch_size": 384,
@@ -192,7 +192,7 @@ def _shrunk(stage: Stage) -> Stage:
 
 def _atlas_stages() -> tuple[Stage, ...]:
     return (
-        Stage(name="text", steps=1000, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
+        Stage(name="text", steps=800, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
         Stage(
             name="nlu",
             steps=350,
@@ -202,7 +202,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="joint",
-            steps=2400,
+            steps=1600,
             tasks=(
                 Task(name="emoji_name", sources=("emoji_name",), weight=4, **_EMOJI),
                 Task(name="emoji_keyword", sources=("emoji_keyword",), weight=2, **_EMOJI),
