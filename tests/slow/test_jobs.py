@@ -1,5 +1,6 @@
 """The jobs as a user runs them: in processes of their own, read by what they print and how they exit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -35,10 +36,19 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef")
     ray = str(Path(sys.executable).with_name("ray"))
     environment = {**os.environ, **variables}
-    start = [ray, "start", "--head", "--port=0", "--dashboard-port=8271", "--num-cpus=2", f"--temp-dir={tmp_path}/r"]
-    subprocess.run(start, check=True, env=environment, capture_output=True, timeout=180)
+    # Ports of its own, and stopped by its own process: the session's cluster may be up beside it.
+    ports = ["--port=0", "--dashboard-port=8271", "--dashboard-agent-listen-port=52471"]
+    start = [ray, "start", "--head", "--block", *ports, "--num-cpus=2", f"--temp-dir={tmp_path}/r"]
+    started = subprocess.Popen(
+        start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     yield variables
-    subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, timeout=120)
+    started.terminate()
+    try:
+        started.wait(60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(1500)
@@ -47,7 +57,13 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
     ray = str(Path(sys.executable).with_name("ray"))
     entry = ["--", sys.executable, "jobs/train_joint.py", "--out", str(tmp_path / "var")]
     command = [ray, "job", "submit", "--address", "http://127.0.0.1:8271", "--working-dir", ".", *entry]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **head}, capture_output=True, text=True, timeout=1400)
+    for _ in range(24):  # the head and its job agent are up some seconds after its start
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **head}, capture_output=True, text=True, timeout=1400
+        )
+        if "No available agent" not in done.stderr + done.stdout and "Failed to connect" not in done.stderr:
+            break
+        time.sleep(5)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"bundle"')]
     found = json.loads(line)

@@ -6,6 +6,7 @@ Knows steps, resume and reports; does not know who started it, how many others t
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.experimental import tqdm_ray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage, from_dict
@@ -33,6 +34,7 @@ from unimir.train.stages import freeze, parts, rate_factor, rate_of
 
 WEIGHTS = "weights.safetensors"
 PROGRESS = "progress.json"
+SHOW_EVERY_S = 5.0
 
 
 def build_objective(config: Config, prepared: Path) -> Objective:
@@ -83,7 +85,7 @@ def _train_stage(stage: Stage, objective: Objective, feed: StageFeed, config: Co
         examples += sum(batch.sizes)
         values = _mean_over_workers(losses, workers)
         if log is not None:
-            log.write(step, task.name, values, examples / (time.perf_counter() - start))
+            log.write(step, task.name, values, examples)
     seconds = time.perf_counter() - start
     objective.load_state_dict(engine.weights())
     engine.close()
@@ -98,30 +100,38 @@ def _train_stage(stage: Stage, objective: Objective, feed: StageFeed, config: Co
 
 
 class _Log:
-    """Rank 0's progress bar, TensorBoard scalars, and every step's loss as a JSON line."""
+    """Rank 0's progress, TensorBoard scalars, and every step's loss as a JSON line."""
 
     def __init__(self, stage: Stage, log_dir: Path) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         self._stage = stage
         self._writer = SummaryWriter(str(log_dir))
         self._lines = (log_dir / f"{stage.name}.jsonl").open("w", encoding="utf-8")
-        self._bar = tqdm_ray.tqdm(total=stage.steps, desc=stage.name, flush_interval_s=1.0)
         self._losses: list[float] = []
+        self._started = self._shown = time.perf_counter()
 
-    def write(self, step: int, task: str, losses: Mapping[str, float], examples_per_s: float) -> None:
+    def write(self, step: int, task: str, losses: Mapping[str, float], examples: int) -> None:
+        now = time.perf_counter()
         self._losses.append(losses["loss"])
         self._lines.write(json.dumps({"step": step, "task": task, **losses}) + "\n")
         for name, value in losses.items():
             self._writer.add_scalar(f"{self._stage.name}/{task}/{name}", value, step)
-        self._writer.add_scalar(f"{self._stage.name}/examples_per_s", examples_per_s, step)
+        self._writer.add_scalar(f"{self._stage.name}/examples_per_s", examples / (now - self._started), step)
+        if now - self._shown >= SHOW_EVERY_S or step + 1 == self._stage.steps:
+            self._shown = now
+            self._show(step + 1, now - self._started, examples)
+
+    def _show(self, steps: int, elapsed_s: float, examples: int) -> None:
+        """A whole line each time: Ray forwards a worker's lines, and cursor movements do not survive that."""
         recent = self._losses[-20:]
-        self._bar.set_description(
-            f"{self._stage.name}  loss {sum(recent) / len(recent):.3f}  {examples_per_s:.0f} examples/s"
+        state = f"loss {sum(recent) / len(recent):.3f}, {examples / elapsed_s:.0f} examples/s"
+        bar = tqdm.format_meter(
+            steps, self._stage.steps, elapsed_s, ncols=100, prefix=self._stage.name, unit="step", postfix=state
         )
-        self._bar.update(1)
+        sys.stderr.write(f"{bar}\n")
+        sys.stderr.flush()
 
     def close(self) -> dict[str, float]:
-        self._bar.close()
         self._writer.close()
         self._lines.close()
         first, last = self._losses[:20], self._losses[-20:]
