@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,15 +32,16 @@ def result(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+def head() -> Iterator[dict[str, str]]:
     """A cluster of its own, started with the README's line; yields the variables its clients need."""
-    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef")
+    home = Path(tempfile.mkdtemp(prefix="head"))  # short: Ray's sockets lie in it, and their paths have a limit
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
+    (home / "token").write_text("0123456789abcdef0123456789abcdef")
     ray = str(Path(sys.executable).with_name("ray"))
     environment = {**os.environ, **variables}
     # Ports of its own, and stopped by its own process: the session's cluster may be up beside it.
     ports = ["--port=0", "--dashboard-port=8271", "--dashboard-agent-listen-port=52471"]
-    start = [ray, "start", "--head", "--block", *ports, "--num-cpus=2", f"--temp-dir={tmp_path}/r"]
+    start = [ray, "start", "--head", "--block", *ports, "--num-cpus=2", f"--temp-dir={home}/r"]
     started = subprocess.Popen(
         start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -49,6 +52,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.timeout(1500)
@@ -80,7 +84,7 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
 @pytest.mark.timeout(600)
 def test_a_killed_job_goes_on_after_its_last_stage(tmp_path: Path) -> None:
     """kill -9 of the driver and its workers after the first stage; started again, that stage is not trained again."""
-    settings = ["--recipe", "tiny", "--out", tmp_path, "--set", "sample_items=120", "stages.nlu.steps=2000"]
+    settings = ["--recipe", "tiny", "--out", tmp_path, "--set", "sample_items=120", "stages.nlu.steps=400"]
     command = [sys.executable, "jobs/train_joint.py", *map(str, settings)]
     killed = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
