@@ -140,7 +140,8 @@ def atlas_smoke() -> Config:
     )
 
 
-_NLU = {"intent": 1.0, "slots": 5.0}
+_NLU = {"intent": 1.0, "slots": 3.0}
+_ATLAS_NLU = {"intent": 1.0, "slots": 5.0}
 _EMOJI: dict[str, Any] = {
     "kind": "image_text",
     "batch_size": 384,
@@ -152,15 +153,15 @@ _XSID = Task(
     sources=("xsid_train", "xsid_valid", "xsid_valid_ba", "xsid_valid_muc", "xsid_valid_st"),
     batch_size=128,
     weight=4,
-    losses=_NLU,
+    losses=_ATLAS_NLU,
 )
 _OTHER_NLU = (
-    Task(name="snips", kind="nlu", sources=("snips",), batch_size=96, weight=0.5, losses=_NLU),
-    Task(name="hwu64", kind="nlu", sources=("hwu64",), batch_size=96, losses=_NLU),
+    Task(name="snips", kind="nlu", sources=("snips",), batch_size=96, weight=0.5, losses=_ATLAS_NLU),
+    Task(name="hwu64", kind="nlu", sources=("hwu64",), batch_size=96, losses=_ATLAS_NLU),
     Task(name="clinc150", kind="nlu", sources=("clinc150",), batch_size=96, losses={"intent": 1.0}),
-    Task(name="homeassistant", kind="nlu", sources=("homeassistant",), batch_size=96, losses=_NLU),
-    Task(name="composed_other", kind="nlu", sources=("composed_other",), batch_size=64, weight=0.5, losses=_NLU),
-    Task(name="composed_parse", kind="intent_query", batch_size=96, losses=_NLU),
+    Task(name="homeassistant", kind="nlu", sources=("homeassistant",), batch_size=96, losses=_ATLAS_NLU),
+    Task(name="composed_other", kind="nlu", sources=("composed_other",), batch_size=64, weight=0.5, losses=_ATLAS_NLU),
+    Task(name="composed_parse", kind="intent_query", batch_size=96, losses=_ATLAS_NLU),
 )
 _ATLAS_TEXT = (
     Task(name="emoji_words", kind="parallel", sources=("emoji_parallel",), batch_size=512, weight=5),
@@ -212,7 +213,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     kind="intent_query",
                     batch_size=160,
                     weight=2.5,
-                    losses={"fused": 1.0, **_NLU},
+                    losses={"fused": 1.0, **_ATLAS_NLU},
                 ),
                 dataclasses.replace(_XSID, weight=2),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
