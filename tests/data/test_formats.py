@@ -98,7 +98,8 @@ def test_formats_agree(prepared: Callable[..., Any], source: Any, tmp_path: Path
 
 
 def test_dataset_of_the_library(prepared: Callable[..., Any], source: Any, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
     assert prepared(source("saved", format="hf_dataset")).texts("parallel") == CLEAN
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "dict"))
@@ -122,7 +123,8 @@ def test_globs_stay_within_their_folder(prepared: Callable[..., Any], source: An
 
 
 def test_memory_uri(prepared: Callable[..., Any], source: Any) -> None:
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
+
     with fsspec.open("memory://corpus/x.jsonl", "wb") as handle:
         handle.write(b'{"id": 1, "text": "a remote dog"}\n')
     assert prepared(source("memory://corpus/x.jsonl")).texts("parallel") == ["a remote dog"]
