@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "unimir").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 LAYERS = [
-    {"schema", "config", "metrics", "artifacts"},
+    {"schema", "config", "metrics", "artifacts", "bio"},
     {"recipes", "data", "model", "lexical"},
     {"bundle"},
     {"infer", "train"},

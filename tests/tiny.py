@@ -3,7 +3,7 @@
 import torch
 
 from unimir.config import ImageConfig, ModelConfig, TextConfig
-from unimir.model.text_encoder import TokenBatch
+from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.schema import LabelSet
 
@@ -28,7 +28,7 @@ def build(**changes: object) -> UniMIR:
     config = ModelConfig(
         dim=16,
         prefixes=(8,),
-        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64),
+        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64, ngrams=2, ngram_buckets=512),
         image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
         **changes,
     )

@@ -25,7 +25,7 @@ from unimir import artifacts
 from unimir.config import ModelConfig, from_dict, to_dict
 from unimir.data.image import Preprocess
 from unimir.data.text import TextTokenizer
-from unimir.model.text_encoder import TokenBatch
+from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.schema import LabelSet
 

@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from unimir.schema import KINDS, SPLITS, Kind, Split
 
 T = TypeVar("T")
-PARTS = ("text", "image", "nlu", "fusion")
-"""Parts of the model that a stage gives a learning rate of their own."""
-LOSSES = ("contrastive", "fused", "intent", "slots", "anchor")
-"""Text against counterpart; fused query against counterpart; intent; slots; distance to the vectors at stage start."""
+PARTS = ("text", "ngrams", "image", "nlu", "fusion", "proxies")
+"""Parts that a stage gives a learning rate of their own."""
+LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor")
+"""Text against counterpart; fused query against counterpart; both against a learned vector per group; intent; slots;
+distance to the vectors at stage start."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -64,6 +65,8 @@ class TextConfig:
     arch: Mapping[str, Any] = field(default_factory=dict)
     pooling: Literal["mean", "cls"] = "mean"
     max_tokens: int = 64
+    ngrams: int = 0  # longest n-gram of tokens with a hashed vector of its own, beside the backbone; 0: none
+    ngram_buckets: int = 65_536
     token_budget: int = 4096  # padded tokens per forward chunk of the length-sorted batch
 
 
@@ -104,12 +107,14 @@ class Task:
     sources: tuple[str, ...] = ()  # empty: every source of this kind
     weight: float = 1.0
     batch_size: int = 256  # examples over all workers
+    per_picture: int = 1  # about so many captions of one picture side by side, so that fewer pictures are encoded
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
 
     def __post_init__(self) -> None:
         _require(self.kind in KINDS, f"task {self.name}: kind {self.kind!r}; one of {', '.join(KINDS)}")
         _require(self.weight > 0, f"task {self.name}: weight {self.weight}; must be positive")
         _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
+        _require(self.per_picture > 0, f"task {self.name}: per_picture {self.per_picture}; must be positive")
         unknown = set(self.losses) - set(LOSSES)
         _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 

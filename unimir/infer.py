@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimir.bio import allowed_steps, best_path, spans_from_tags
 from unimir.bundle import Bundle, load_bundle
 from unimir.config import PrepareConfig
 from unimir.data.clean import normalise
 from unimir.data.image import decode_image
-from unimir.data.text import spans_from_tags
-from unimir.model.text_encoder import TokenBatch, token_chunks
+from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
@@ -35,6 +35,7 @@ class Encoder:
         self._model = bundle.model
         self._device = next(bundle.model.parameters()).device
         self._sets = {label_set.name: number for number, label_set in enumerate(bundle.label_sets)}
+        self._steps = [allowed_steps(label_set.tags) for label_set in bundle.label_sets]
         self._image_batch = image_batch
         self._chunk_tokens = chunk_tokens
         self._limits = PrepareConfig()
@@ -122,15 +123,15 @@ class Encoder:
 
     def _decode(self, text: str, name: str, intent_I: torch.Tensor, tag_TG: torch.Tensor, offsets: Offsets) -> Parse:
         label_set = self.bundle.label_sets[self._sets[name]]
-        scores_T, best_T = tag_TG.max(-1)
-        # Special tokens cover no characters and carry no tag.
-        tags = [
-            label_set.tags[tag] if stop > start else "O"
-            for tag, (start, stop) in zip(best_T.tolist(), offsets, strict=True)
-        ]
+        # Special tokens and lone spaces cover no characters and carry no tag.
+        visible = [place for place, (start, stop) in enumerate(offsets) if stop > start]
+        scores_VG = tag_TG[visible].numpy()
+        path = best_path(np.log(scores_VG + 1e-9), self._steps[self._sets[name]]) if visible else []
+        spans = [offsets[place] for place in visible]
+        scores = scores_VG[np.arange(len(path)), path].tolist()
         slots = []
-        for start, stop, label in spans_from_tags(tags, offsets):
-            inside = [score for score, (a, b) in zip(scores_T.tolist(), offsets, strict=True) if a < stop and b > start]
+        for start, stop, label in spans_from_tags([label_set.tags[tag] for tag in path], spans):
+            inside = [score for score, (a, b) in zip(scores, spans, strict=True) if a < stop and b > start]
             slots.append(Slot(start=start, end=stop, label=label, text=text[start:stop], score=min(inside)))
         best = int(intent_I.argmax())
         return Parse(

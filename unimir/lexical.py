@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from unimir.bio import best_path
 from unimir.metrics import Span
 
 _SEED = 0
@@ -180,22 +181,6 @@ def _hide(columns: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.in
     return np.where(around @ _NAMES, np.arange(len(_READS)), columns)
 
 
-def _best_path(scores: NDArray[Any], steps: NDArray[Any]) -> list[int]:
-    """Viterbi: the tags of one sentence by scores [tokens, tags] and steps [1 + tags, tags], row 0 for the start."""
-    total = steps[0] + scores[0]
-    every = np.arange(total.size)
-    back = []
-    for row in scores[1:]:
-        paths = total[:, None] + steps[1:]
-        choice = paths.argmax(axis=0)
-        back.append(choice)
-        total = paths[choice, every] + row
-    path = [int(total.argmax())]
-    for choice in reversed(back):
-        path.append(int(choice[path[-1]]))
-    return path[::-1]
-
-
 def _tags(row: int, text: str, spans: Sequence[tuple[int, int]], slots: Sequence[Span]) -> list[str]:
     """BIO tags: a token belongs to the slot it overlaps, to the first one where there are two."""
     tags = ["O"] * len(spans)
@@ -265,7 +250,7 @@ class LexicalSlots:
         for _ in range(self._epochs):
             for row in rng.permutation(filled):
                 seen = _hide(sentences[row], rng)
-                path = _best_path(weights[seen].sum(axis=1), steps)
+                path = best_path(weights[seen].sum(axis=1), steps)
                 before_right = before_wrong = 0
                 for token, right, wrong in zip(seen, gold[row], path, strict=True):
                     if right != wrong:
@@ -290,7 +275,7 @@ class LexicalSlots:
     def _predict(self, text: str, spans: Sequence[tuple[int, int]]) -> list[Span]:
         slots: list[Span] = []
         scores = self._weights[self._known(_features(text, spans))].sum(axis=1)
-        for (start, end), index in zip(spans, _best_path(scores, self._steps) if spans else [], strict=True):
+        for (start, end), index in zip(spans, best_path(scores, self._steps) if spans else [], strict=True):
             tag = self._tags[index]
             if tag.startswith("B-"):
                 slots.append((start, end, tag[2:]))

@@ -106,17 +106,21 @@ def atlas() -> Config:
     return Config(
         recipe="atlas",
         corpora="atlas",
-        tokenizer=TokenizerConfig(vocab_size=32_000, train_texts=300_000),
+        tokenizer=TokenizerConfig(vocab_size=12_000, train_texts=300_000),
         prepare=PrepareConfig(max_tokens=64, image_size=64),
         model=ModelConfig(
             dim=128,
             prefixes=(64,),
-            text=TextConfig(max_tokens=64, arch=_small_text(hidden=128, layers=3, dropout=0.1)),
+            text=TextConfig(
+                max_tokens=64,
+                arch=_small_text(hidden=128, layers=2, head=64, widening=2),
+                ngrams=3,
+                ngram_buckets=131_072,
+            ),
             image=ImageConfig(
                 name="convnext_atto",
                 args={"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 192], "kernel_sizes": 3},
-                size=64,
-                min_crop=0.6,
+                size=32,
             ),
         ),
         stages=_atlas_stages(),
@@ -127,7 +131,7 @@ def atlas() -> Config:
 def atlas_smoke() -> Config:
     """The path of atlas on its real data in minutes; its numbers mean nothing."""
     full = atlas()
-    text = dataclasses.replace(full.model.text, arch=_small_text(hidden=64, layers=1))
+    text = dataclasses.replace(full.model.text, arch=_small_text(hidden=64, layers=1), ngram_buckets=8192)
     image = ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}, size=32)
     return dataclasses.replace(
         full,
@@ -142,11 +146,11 @@ def atlas_smoke() -> Config:
 
 _NLU = {"intent": 1.0, "slots": 3.0}
 _ATLAS_NLU = {"intent": 1.0, "slots": 5.0}
-_EMOJI: dict[str, Any] = {
-    "kind": "image_text",
-    "batch_size": 384,
-    "losses": {"contrastive": 1.0, "fused": 0.3},
-}
+_EMOJI_WORDS = (
+    Task(name="emoji_name", kind="image_text", sources=("emoji_name",), batch_size=1024, losses={"proxy": 1.0}),
+    Task(name="emoji_keyword", kind="image_text", sources=("emoji_keyword",), batch_size=1024, losses={"proxy": 1.0}),
+)
+_EMOJI: dict[str, Any] = {"per_picture": 4, "losses": {"contrastive": 1.0, "proxy": 1.0, "fused": 0.3}}
 _XSID = Task(
     name="xsid",
     kind="nlu",
@@ -164,24 +168,23 @@ _OTHER_NLU = (
     Task(name="composed_parse", kind="intent_query", batch_size=96, losses=_ATLAS_NLU),
 )
 _ATLAS_TEXT = (
-    Task(name="emoji_words", kind="parallel", sources=("emoji_parallel",), batch_size=512, weight=5),
-    Task(name="ntrex", kind="parallel", sources=("ntrex",), batch_size=96, weight=2.5),
-    Task(name="tldr_parallel", kind="parallel", sources=("tldr_parallel",), batch_size=128, weight=0.8),
-    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=64, weight=1.2),
+    Task(name="ntrex", kind="parallel", sources=("ntrex",), batch_size=128, weight=2.5),
+    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=128, weight=2),
+    Task(name="tldr_parallel", kind="parallel", sources=("tldr_parallel",), batch_size=128, weight=0.5),
     Task(name="afriqa", kind="text_text", sources=("afriqa",), batch_size=48, weight=0.5),
 )
 
 
-def _small_text(*, hidden: int, layers: int, dropout: float = 0.0) -> dict[str, object]:
+def _small_text(*, hidden: int, layers: int, head: int = 32, widening: int = 4) -> dict[str, object]:
     """An XLM-R-shaped encoder from scratch."""
     return {
         "model_type": "xlm-roberta",
         "hidden_size": hidden,
         "num_hidden_layers": layers,
-        "num_attention_heads": max(1, hidden // 32),
-        "intermediate_size": 4 * hidden,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
+        "num_attention_heads": max(1, hidden // head),
+        "intermediate_size": widening * hidden,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
         "type_vocab_size": 1,
     }
 
@@ -192,22 +195,28 @@ def _shrunk(stage: Stage) -> Stage:
 
 
 def _atlas_stages() -> tuple[Stage, ...]:
+    name, keyword = _EMOJI_WORDS
     return (
-        Stage(name="text", steps=800, tasks=_ATLAS_TEXT, rates={"text": 2e-3}),
+        Stage(
+            name="text",
+            steps=1500,
+            tasks=(dataclasses.replace(name, weight=3), dataclasses.replace(keyword, weight=9), *_ATLAS_TEXT),
+            rates={"text": 1e-3, "ngrams": 1e-2, "proxies": 1e-2},
+        ),
         Stage(
             name="nlu",
             steps=350,
             tasks=(_XSID, *_OTHER_NLU),
-            rates={"text": 1e-3, "nlu": 3e-3},
+            rates={"text": 1e-3, "ngrams": 3e-3, "nlu": 3e-3},
             language_temperature=0.3,
         ),
         Stage(
             name="joint",
-            steps=1600,
+            steps=1200,
             tasks=(
-                Task(name="emoji_name", sources=("emoji_name",), weight=4, **_EMOJI),
-                Task(name="emoji_keyword", sources=("emoji_keyword",), weight=2, **_EMOJI),
-                Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1.5),
+                dataclasses.replace(name, weight=3, **_EMOJI),
+                dataclasses.replace(keyword, weight=3, **_EMOJI),
+                Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1),
                 Task(
                     name="composed",
                     kind="intent_query",
@@ -218,11 +227,11 @@ def _atlas_stages() -> tuple[Stage, ...]:
                 dataclasses.replace(_XSID, weight=2),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
                 *(
-                    dataclasses.replace(task, weight=task.weight * 0.35, losses={"contrastive": 1.0, "anchor": 0.1})
+                    dataclasses.replace(task, weight=task.weight * 0.3, losses={"contrastive": 1.0, "anchor": 0.1})
                     for task in _ATLAS_TEXT
                 ),
             ),
-            rates={"text": 1e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3},
+            rates={"text": 1e-3, "ngrams": 5e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3, "proxies": 2e-3},
         ),
     )
 

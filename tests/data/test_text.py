@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimir.data.text import TextTokenizer, align_slots, spans_from_tags, train_tokenizer
+from unimir.bio import spans_from_tags
+from unimir.data.text import TextTokenizer, align_slots, train_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), min_size=1)
 

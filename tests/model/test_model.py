@@ -8,7 +8,7 @@ import torch
 from tiny import ARCH, LABEL_SETS, build, texts
 
 from unimir.config import ImageConfig, ModelConfig, TextConfig
-from unimir.model.text_encoder import TokenBatch, token_chunks
+from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 
 

@@ -45,6 +45,26 @@ def test_batches_hold_like_lengths() -> None:
     assert np.mean(spread) < 10
 
 
+@given(st.integers(1, 8), st.integers(1, 40))
+@settings(deadline=None)
+def test_captions_of_a_picture_lie_side_by_side(per_picture: int, num_pictures: int) -> None:
+    pictures = np.random.default_rng(num_pictures).integers(0, num_pictures, 1024)
+    order = Order(
+        np.zeros(1024, int),
+        np.ones(1024, int),
+        batch_size=64,
+        temperature=1.0,
+        seed=(0,),
+        pictures=pictures,
+        per_picture=per_picture,
+    )
+    rows = np.concatenate(order.epoch(0))
+    assert sorted(rows.tolist()) == list(range(1024))
+    runs = 1 + np.count_nonzero(np.diff(pictures[rows]))
+    whole = np.ceil(np.bincount(pictures) / per_picture).sum()
+    assert runs <= whole + order.batches_per_epoch  # as few as there can be, but for those that a batch cuts in two
+
+
 @given(st.integers(1, 50), st.integers(1, 5))
 def test_shares_are_the_batch_once_at_any_number_of_workers(size: int, workers: int) -> None:
     batch = np.arange(size) * 7

@@ -1,6 +1,7 @@
 """Is the objective right: InfoNCE by hand, masks, mixed counterparts, and two workers against one."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def batch_of(rows: slice, sizes: list[int]) -> Batch:
 
     tags = [torch.arange(n) % 5 + 3 for n in lengths]
     return Batch(
-        losses={"contrastive": 1.0, "fused": 0.7, "intent": 0.5, "slots": 0.25},
+        losses={"contrastive": 1.0, "fused": 0.7, "proxy": 0.4, "intent": 0.5, "slots": 0.25},
         sizes=sizes,
         texts=join([all_texts[i] for i in numbers]),
         groups_B=torch.tensor([0, 1, 2, 3, 0, 5])[rows],
@@ -75,7 +76,7 @@ def objective() -> Objective:
     model = build()
     torch.manual_seed(1)
     torch.nn.init.normal_(model.fusion.update.weight, std=0.1)
-    return Objective(model)
+    return Objective(model, groups_K=torch.tensor([0, 1, 2, 3, 5, 8]))
 
 
 def _worker(rank: int, sizes: list[int], store: str, out: str) -> None:
@@ -137,3 +138,19 @@ def test_anchor_measures_forgetting() -> None:
         one.model.text.projection.weight.normal_()
     assert one(batch)[0].item() > 0.1
     assert "anchor" not in {name.split(".")[0] for name, _ in one.named_parameters()}
+
+
+def test_proxy_loss_is_normalised_softmax_over_all_groups() -> None:
+    one = objective().eval()
+    batch = replace(batch_of(slice(0, 6), [6]), losses={"proxy": 1.0}, pixels=None, documents=None)
+    assert one.proxies is not None
+    z_BD = one.model.encode_text(batch.texts).z_BD
+    expected = []
+    for width in (16, 8):
+        proxies = normalize(one.proxies.weight[:, :width], dim=1)
+        for row, place in enumerate([0, 1, 2, 3, 0, 4]):  # of groups 0, 1, 2, 3, 0, 5
+            logits = (normalize(z_BD[row, :width], dim=0) @ proxies.T) / 0.07
+            expected.append(logits.logsumexp(0) - logits[place])
+    loss, losses = one(batch)
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+    assert list(losses) == ["proxy"]

@@ -148,19 +148,3 @@ def align_slots(offsets: Offsets, slots: Sequence[Span]) -> list[Span]:
         if touched and end <= covered:
             aligned.append((touched[0], touched[-1] + 1, label))
     return aligned
-
-
-def spans_from_tags(tags: Sequence[str], offsets: Offsets) -> list[Span]:
-    """Character spans of BIO tags per token; an I- without its beginning starts a span of its own."""
-    spans: list[Span] = []
-    open_label = ""
-    for tag, (start, end) in zip(tags, offsets, strict=True):
-        if start == end:  # special tokens and lone spaces neither start nor end a span
-            continue
-        prefix, _, label = tag.partition("-")
-        if prefix == "I" and label == open_label:
-            spans[-1] = (spans[-1][0], end, label)
-        elif prefix in ("B", "I"):
-            spans.append((start, end, label))
-        open_label = label if prefix in ("B", "I") else ""
-    return spans

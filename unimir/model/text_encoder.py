@@ -1,61 +1,34 @@
-"""The text tower: ragged token batches in, pooled vectors and token states out.
+"""The text tower: ragged token batches in, vectors of the shared space, pooled and token states out.
 
-Knows no tokenizer, no label and no loss. Shape suffixes in model/: B rows, L padded length, T tokens of all rows laid
-end to end, H hidden size, D embedding dimensions.
+Knows no tokenizer, no label and no loss. Suffixes as in tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from unimir.config import TextConfig
+from unimir.model.ngrams import NgramEmbedding
+from unimir.model.tokens import TokenBatch, token_chunks
 
 
 @dataclass(frozen=True)
-class TokenBatch:
-    """Texts as one row of token ids laid end to end: `ids_T` int64 and `lengths_B` int64, which sum to T."""
+class TextStates:
+    """One pass of the text tower: unit vectors, pooled hidden vectors and, if asked for, token states."""
 
-    ids_T: Tensor
-    lengths_B: Tensor
-
-    @classmethod
-    def from_lists(cls, ids: list[list[int]]) -> TokenBatch:
-        """From token ids per text; every text has at least one token."""
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        return cls(torch.tensor([token for row in ids for token in row], dtype=torch.int64), lengths)
-
-    def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch on another device."""
-        return TokenBatch(self.ids_T.to(device, non_blocking=True), self.lengths_B.to(device, non_blocking=True))
-
-    @property
-    def rows_T(self) -> Tensor:
-        """The row each token belongs to, int64."""
-        rows_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
-        return rows_B.repeat_interleave(self.lengths_B, output_size=len(self.ids_T))
-
-
-def token_chunks(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
-    """Row numbers in chunks of similar length, the longest rows first; padded, a chunk stays within the budget.
-
-    A single row longer than the budget is a chunk of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    start = 0
-    while start < len(order):
-        size = max(1, token_budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+    z_BD: Tensor
+    pooled_BH: Tensor
+    states_TH: Tensor | None  # in the order of `TokenBatch.ids_T`
 
 
 class TextEncoder(nn.Module):
-    """A Hugging Face encoder with masked pooling and a projection to the shared space."""
+    """A Hugging Face encoder with masked pooling and a projection to the shared space, and hashed n-grams beside it."""
 
     def __init__(self, config: TextConfig, *, vocab_size: int, pad_id: int, dim: int) -> None:
         super().__init__()
@@ -77,6 +50,10 @@ class TextEncoder(nn.Module):
             )
         self.hidden_size = int(self.backbone.config.hidden_size)
         self.projection = nn.Linear(self.hidden_size, dim, bias=False)
+        self.ngrams, self.widen = None, None
+        if config.ngrams:
+            self.ngrams = NgramEmbedding(longest=config.ngrams, buckets=config.ngram_buckets, dim=dim)
+            self.widen = nn.Linear(dim, self.hidden_size, bias=False)
 
     def architecture(self) -> dict[str, Any]:
         """The backbone's configuration, enough to build it again without its weights."""
@@ -84,8 +61,23 @@ class TextEncoder(nn.Module):
         volatile = ("_name_or_path", "transformers_version", "dtype", "architectures")
         return {key: value for key, value in config.items() if key not in volatile}
 
-    def forward(self, tokens: TokenBatch, *, states: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Pooled hidden vectors [B, H] and, if asked, token states [T, H] in the order of `tokens.ids_T`.
+    def forward(self, tokens: TokenBatch, *, states: bool = False) -> TextStates:
+        """Unit vectors [B, D], pooled hidden vectors [B, H] and, if asked, token states [T, H].
+
+        The n-grams are added on both ways out: to the states, and with equal weight to the vector.
+        """
+        pooled_BH, states_TH = self._encode(tokens, states)
+        z_BD = normalize(self.projection(pooled_BH), dim=-1)
+        if self.ngrams is None or self.widen is None:
+            return TextStates(z_BD, pooled_BH, states_TH)
+        grams_TD = self.ngrams(tokens)
+        sums_BD = z_BD.new_zeros(z_BD.shape).index_add(0, tokens.rows_T, grams_TD)
+        z_BD = normalize(z_BD + normalize(sums_BD, dim=-1), dim=-1)
+        pooled_BH = pooled_BH + self.widen(sums_BD / tokens.lengths_B[:, None])
+        return TextStates(z_BD, pooled_BH, None if states_TH is None else states_TH + self.widen(grams_TD))
+
+    def _encode(self, tokens: TokenBatch, states: bool) -> tuple[Tensor, Tensor | None]:
+        """The backbone's pooled vectors [B, H] and, if asked, token states [T, H].
 
         Rows are encoded in length-sorted chunks under the token budget, so that little of the work is padding.
         """

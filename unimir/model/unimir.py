@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from unimir.config import PARTS, ModelConfig
+from unimir.config import ModelConfig
 from unimir.model.image_encoder import ImageEncoder
 from unimir.model.nlu import NluHeads, QueryFusion
-from unimir.model.text_encoder import TextEncoder, TokenBatch
+from unimir.model.text_encoder import TextEncoder, TextStates
+from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
 
 
@@ -53,12 +54,11 @@ class UniMIR(nn.Module):
 
     def encode_text(self, tokens: TokenBatch, *, understand: bool = False) -> TextFeatures:
         """Text vectors and, with `understand`, intent and slot logits from the same pass."""
-        pooled_BH, states_TH = self.text(tokens, states=understand)
-        z_BD = nn.functional.normalize(self.text.projection(pooled_BH), dim=-1)
-        if states_TH is None:
-            return TextFeatures(z_BD)
-        intent_BI, tag_TG = self.nlu(pooled_BH, states_TH, tokens.rows_T)
-        return TextFeatures(z_BD, Understanding(states_TH, intent_BI, tag_TG))
+        text: TextStates = self.text(tokens, states=understand)
+        if text.states_TH is None:
+            return TextFeatures(text.z_BD)
+        intent_BI, tag_TG = self.nlu(text.pooled_BH, text.states_TH, tokens.rows_T)
+        return TextFeatures(text.z_BD, Understanding(text.states_TH, intent_BI, tag_TG))
 
     def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
         """Unit vectors [B, D] of uint8 pictures [B, height, width, 3]."""
@@ -75,5 +75,8 @@ class UniMIR(nn.Module):
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """The parts that a stage of training can give a learning rate of their own."""
-        for name in PARTS:
+        yield "text", nn.ModuleList(module for name, module in self.text.named_children() if name != "ngrams")
+        if self.text.ngrams is not None:
+            yield "ngrams", self.text.ngrams
+        for name in ("image", "nlu", "fusion"):
             yield name, self.get_submodule(name)

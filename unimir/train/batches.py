@@ -61,7 +61,7 @@ def rng_of(*key: int | str) -> np.random.Generator:
 
 
 class Order:
-    """Draws batches of row numbers: languages balanced by temperature, each batch of like lengths."""
+    """Draws batches of row numbers: languages balanced by temperature, each batch of like lengths or few pictures."""
 
     def __init__(
         self,
@@ -71,13 +71,17 @@ class Order:
         batch_size: int,
         temperature: float,
         seed: tuple[int | str, ...],
+        pictures: NDArray[np.int64] | None = None,
+        per_picture: int = 1,
     ) -> None:
-        """From the language code and the number of tokens of every row."""
+        """From the language code, the number of tokens and, if rows of a picture stay together, its number per row."""
         self.langs = langs
         self.lengths = lengths
         self.batch_size = batch_size
         self.temperature = temperature
         self.seed = seed
+        self.pictures = pictures
+        self.per_picture = per_picture
         self._kept: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
@@ -104,10 +108,29 @@ class Order:
         batches: list[NDArray[np.int64]] = []
         for start in range(0, len(order), WINDOW * size):
             window = order[start : start + WINDOW * size]
-            window = window[np.argsort(self.lengths[window], kind="stable")]
+            if self.pictures is not None and self.per_picture > 1:
+                window = self._runs(window, self.pictures, rng)
+            else:
+                window = window[np.argsort(self.lengths[window], kind="stable")]
+                # Shuffled within each batch, so that no worker's share holds all the long rows.
+                window = rng.permuted(window.reshape(-1, size), axis=1).ravel()
             batches += np.split(window, len(window) // size)
-        # Shuffled within, so that no worker's share holds all the long rows.
-        return [rng.permutation(batches[i]) for i in rng.permutation(len(batches))]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _runs(
+        self, window: NDArray[np.int64], pictures: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """The window's rows in runs of at most `per_picture` rows of one picture, the runs in random order.
+
+        A run stays whole within a batch and a worker's share, except at their ends.
+        """
+        window = window[np.argsort(pictures[window], kind="stable")]
+        keys = pictures[window]
+        first = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
+        place = np.arange(len(keys)) - np.repeat(first, np.diff(first, append=len(keys)))
+        starts = np.flatnonzero(place % self.per_picture == 0)
+        order: NDArray[np.int64] = np.concatenate([window[s] for s in _slices(starts, len(window), rng)])
+        return order
 
     def _balanced(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Row numbers by language: about n ** temperature of each, whole passes first, then a random rest."""
@@ -122,6 +145,12 @@ class Order:
             passes, rest = divmod(int(quota), int(count))
             drawn += [rows] * passes + [rng.choice(rows, rest, replace=False)]
         return drawn
+
+
+def _slices(starts: NDArray[np.int64], stop: int, rng: np.random.Generator) -> list[slice]:
+    """The stretches between the starts, in random order."""
+    stretches = [slice(*ends) for ends in zip(starts.tolist(), [*starts[1:].tolist(), stop], strict=True)]
+    return [stretches[i] for i in rng.permutation(len(stretches))]
 
 
 @dataclass(frozen=True)

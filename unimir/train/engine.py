@@ -25,7 +25,7 @@ class Engine:
         deepspeed = _deepspeed()
         self._module = module
         groups, self._rates = _parameter_groups(parts, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8)
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
         )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from unimir.config import Config, Stage, Task
 from unimir.data.image import Preprocess, decode_image
-from unimir.model.text_encoder import TokenBatch
+from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
 from unimir.train.batches import Order, Partners, read_examples, read_images, rng_of, share, task_schedule
 from unimir.train.losses import Batch
@@ -113,16 +113,17 @@ class TaskFeed:
         self.table = table
         self.seed: tuple[int | str, ...] = (config.seed, stage.name, task.name)
         self.ids = Ragged(table["ids"].combine_chunks())
-        langs = table["lang"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
         self.order = Order(
-            langs,
+            _codes(table, "lang"),
             self.ids.lengths,
             batch_size=task.batch_size,
             temperature=stage.language_temperature,
             seed=self.seed,
+            pictures=_codes(table, "image_id") if task.per_picture > 1 else None,
+            per_picture=task.per_picture,
         )
         self.groups = table["group"].combine_chunks().to_numpy().view(np.int64)
-        self.texts = table["text"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        self.texts = _codes(table, "text")
         self.partners = Partners.of(self.groups) if task.kind == "parallel" else None
         self.documents = Ragged(table["doc_ids"].combine_chunks()) if "doc_ids" in table.column_names else None
         self.labels = Labels(table, self.ids, labels) if "intent" in table.column_names else None
@@ -143,7 +144,7 @@ class TaskFeed:
         mine = rows[own]
         documents, pixels, picture_of = None, None, None
         wants_contrast = _contrasts(self.task)
-        if partners is not None:
+        if partners is not None and wants_contrast:
             documents = self.ids.tokens(partners[own])
         elif wants_contrast and self.picture_rows is not None:
             pictures = self.picture_rows[mine]
@@ -214,5 +215,25 @@ class StageFeed:
         return self.images  # type: ignore[return-value]  # only read by tasks that have pictures
 
 
+def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:
+    """The groups, int64 and sorted, of all tasks with the proxy loss; None without such a task."""
+    tasks = [task for stage in config.stages for task in stage.tasks if task.losses.get("proxy")]
+    if not tasks:
+        return None
+    groups = [read_examples(prepared, task, "train")["group"].combine_chunks().to_numpy() for task in tasks]
+    return torch.from_numpy(np.unique(np.concatenate(groups).view(np.int64)))
+
+
+def _codes(table: pa.Table, column: str) -> NDArray[np.int64]:
+    """The column's values as numbers, equal where the values are; a missing value is -1."""
+    if column not in table.column_names:
+        return np.full(len(table), -1, np.int64)
+    codes: NDArray[np.int64] = (
+        table[column].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    )
+    return codes
+
+
 def _contrasts(task: Task) -> bool:
+    """Whether the task's counterparts are looked at; `proxy` alone is about texts."""
     return any(task.losses.get(name) for name in ("contrastive", "fused"))

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from unimir.model.text_encoder import TokenBatch
+from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import TextFeatures, UniMIR
 
 Scale = Literal["text", "image", "query"]
@@ -93,44 +93,49 @@ def contrastive(a_ND: Tensor, b_ND: Tensor, same_NN: Tensor, scale: Tensor) -> T
 class Objective(nn.Module):
     """The model together with all its losses: one batch in, one loss out."""
 
-    def __init__(self, model: UniMIR) -> None:
+    groups_K: Tensor
+
+    def __init__(self, model: UniMIR, groups_K: Tensor | None = None) -> None:
+        """`groups_K` are the groups, int64 and sorted, that the proxy loss gives a vector of their own."""
         super().__init__()
         self.model = model
+        self.register_buffer("groups_K", torch.empty(0) if groups_K is None else groups_K, persistent=False)
+        self.proxies = None if groups_K is None else nn.Embedding(len(groups_K), model.config.dim)
         # One element each, not scalars: DeepSpeed views parameters as bytes, which a scalar has no dimension for.
         self.log_scales = nn.ParameterDict(
             {name: nn.Parameter(torch.full((1,), math.log(1 / 0.07))) for name in get_args(Scale)}
         )
-        self._anchor: Callable[[TokenBatch], TextFeatures] | None = None
+        self._anchor: Callable[[TokenBatch], Tensor] | None = None
 
     def set_anchor(self) -> None:
         """Keeps today's text tower, frozen, as the anchor against forgetting."""
         anchor = deepcopy(self.model.text).requires_grad_(False).eval()
-
-        def encode(tokens: TokenBatch) -> TextFeatures:
-            pooled_BH, _ = anchor(tokens)
-            return TextFeatures(normalize(anchor.projection(pooled_BH), dim=-1))
-
-        self._anchor = encode  # a closure, so that its weights are neither parameters nor state of this module
+        # A closure, so that its weights are neither parameters nor state of this module.
+        self._anchor = lambda tokens: anchor(tokens).z_BD
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the batch's losses, and each loss of the global batch (detached)."""
         wanted = {name for name, weight in batch.losses.items() if weight}
         features = self.model.encode_text(batch.texts, understand=bool(wanted & {"fused", "intent", "slots"}))
         losses: dict[str, Tensor] = {}
+        pairs_BD = self._counterparts(batch) if batch.pixels is not None or batch.documents is not None else None
         if wanted & {"contrastive", "fused"}:
-            losses.update(self._retrieval(batch, features, wanted))
+            assert pairs_BD is not None
+            losses.update(self._retrieval(batch, features, pairs_BD, wanted))
+        if "proxy" in wanted:
+            losses["proxy"] = self._proxy(batch, features.z_BD, pairs_BD)
         if wanted & {"intent", "slots"}:
             losses.update(self._understanding(batch, features))
         if "anchor" in wanted and self._anchor is not None:
             with torch.no_grad():
-                anchored_BD = self._anchor(batch.texts).z_BD
+                anchored_BD = self._anchor(batch.texts)
             losses["anchor"] = self._mean_over_workers(1 - (anchored_BD * features.z_BD).sum(-1), batch.sizes)
         total = torch.stack([batch.losses[name] * loss for name, loss in losses.items() if name in wanted]).sum()
         return total, {name: loss.detach() for name, loss in losses.items()}
 
-    def _retrieval(self, batch: Batch, features: TextFeatures, wanted: set[str]) -> dict[str, Tensor]:
+    def _retrieval(self, batch: Batch, features: TextFeatures, pairs_BD: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         """The texts, plain and fused, against the same counterparts."""
-        b_ND = gather(self._counterparts(batch), batch.sizes)
+        b_ND = gather(pairs_BD, batch.sizes)
         groups_N, texts_N = gather(batch.groups_B, batch.sizes), gather(batch.texts_B, batch.sizes)
         same_NN = (groups_N[:, None] == groups_N) | (texts_N[:, None] == texts_N)
         losses = {}
@@ -141,6 +146,24 @@ class Objective(nn.Module):
             fused_ND = gather(self.model.fuse(features, batch.texts), batch.sizes)
             losses["fused"] = self._contrastive(fused_ND, b_ND, same_NN, self.log_scales["query"])
         return losses
+
+    def _proxy(self, batch: Batch, z_BD: Tensor, pairs_BD: Tensor | None) -> Tensor:
+        """Texts and their counterparts against one learned vector for every group (Proxy-NCA, arXiv 1703.07464).
+
+        What a batch sees of a group is a sample; the proxy remembers all its texts, so that rare words are learned
+        from few examples. As in normalised softmax, with the temperature of the contrastive loss.
+        """
+        assert self.proxies is not None
+        scale = self.log_scales[batch.scale].clamp(max=_MAX_SCALE).exp()
+        targets_B = torch.searchsorted(self.groups_K, batch.groups_B)
+        sides = [z_BD] if pairs_BD is None else [z_BD, pairs_BD]
+        losses = []
+        for width in (self.model.config.dim, *self.model.config.prefixes):
+            proxies_Kd = normalize(self.proxies.weight[:, :width], dim=-1)
+            for side_BD in sides:
+                logits_BK = scale * normalize(side_BD[:, :width], dim=-1) @ proxies_Kd.T
+                losses.append(cross_entropy(logits_BK, targets_B, reduction="none"))
+        return self._mean_over_workers(torch.stack(losses).mean(0), batch.sizes)
 
     def _contrastive(self, a_ND: Tensor, b_ND: Tensor, same_NN: Tensor, log_scale: Tensor) -> Tensor:
         """Contrastive loss, mean over the whole vector and its Matryoshka prefixes (arXiv 2205.13147)."""

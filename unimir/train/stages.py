@@ -12,15 +12,17 @@ from unimir.train.losses import Objective
 
 
 def parts(objective: Objective) -> Iterator[tuple[str, nn.Module]]:
-    """Every parameter of the objective once: the model's parts, and the temperatures."""
+    """Every parameter of the objective once: the model's parts, the proxies and the temperatures."""
     yield from objective.model.parts()
+    if objective.proxies is not None:
+        yield "proxies", objective.proxies
     yield "scale", objective.log_scales
 
 
 def rate_of(part: str, stage: Stage) -> float:
     """The peak learning rate of a part; temperatures move with the fastest part that is trained contrastively."""
     if part == "scale":
-        contrastive = any(task.losses.get(n) for task in stage.tasks for n in ("contrastive", "fused"))
+        contrastive = any(task.losses.get(n) for task in stage.tasks for n in ("contrastive", "fused", "proxy"))
         return max(stage.rates.values()) if contrastive else 0.0
     return stage.rates.get(part, 0.0)
 

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage, from_dict
 from unimir.data.text import TextTokenizer
-from unimir.model.text_encoder import TokenBatch
+from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.train.engine import Engine
-from unimir.train.feed import Pictures, StageFeed
+from unimir.train.feed import Pictures, StageFeed, proxy_groups
 from unimir.train.losses import Batch, Objective
 from unimir.train.stages import freeze, parts, rate_factor, rate_of
 
@@ -41,8 +41,10 @@ def build_objective(config: Config, prepared: Path) -> Objective:
     """The untrained objective for a prepared corpus: equal seeds give equal weights."""
     label_sets = read_label_sets(prepared / "labels.json")
     tokenizer = TextTokenizer.from_file(prepared / "tokenizer.json", config.model.text.max_tokens)
+    groups_K = proxy_groups(config, prepared)
     torch.manual_seed(config.seed)
-    return Objective(UniMIR(config.model, label_sets, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id))
+    model = UniMIR(config.model, label_sets, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
+    return Objective(model, groups_K)
 
 
 def train_stages(worker_config: Mapping[str, Any]) -> None:

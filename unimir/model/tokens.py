@@ -1,0 +1,50 @@
+"""Ragged token batches: what crosses from the feed and the service to the text tower.
+
+Knows no tokenizer and no module. Shape suffixes in model/: B rows, L padded length, T tokens of all rows laid end to
+end, H hidden size, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Texts as one row of token ids laid end to end: `ids_T` int64 and `lengths_B` int64, which sum to T."""
+
+    ids_T: Tensor
+    lengths_B: Tensor
+
+    @classmethod
+    def from_lists(cls, ids: list[list[int]]) -> TokenBatch:
+        """From token ids per text; every text has at least one token."""
+        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+        return cls(torch.tensor([token for row in ids for token in row], dtype=torch.int64), lengths)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        return TokenBatch(self.ids_T.to(device, non_blocking=True), self.lengths_B.to(device, non_blocking=True))
+
+    @property
+    def rows_T(self) -> Tensor:
+        """The row each token belongs to, int64."""
+        rows_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
+        return rows_B.repeat_interleave(self.lengths_B, output_size=len(self.ids_T))
+
+
+def token_chunks(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
+    """Row numbers in chunks of similar length, the longest rows first; padded, a chunk stays within the budget.
+
+    A single row longer than the budget is a chunk of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    start = 0
+    while start < len(order):
+        size = max(1, token_budget // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
