@@ -108,6 +108,7 @@ class Task:
     weight: float = 1.0
     batch_size: int = 256  # examples over all workers
     per_picture: int = 1  # about so many captions of one picture side by side, so that fewer pictures are encoded
+    hide: float = 0.0  # tokens of a text replaced by <mask>: up to this share, uniformly drawn for each text
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ class Task:
         _require(self.weight > 0, f"task {self.name}: weight {self.weight}; must be positive")
         _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
         _require(self.per_picture > 0, f"task {self.name}: per_picture {self.per_picture}; must be positive")
+        _require(0 <= self.hide < 1, f"task {self.name}: hide {self.hide}; at least 0 and below 1")
         unknown = set(self.losses) - set(LOSSES)
         _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 

@@ -147,29 +147,32 @@ def atlas_smoke() -> Config:
 _NLU = {"intent": 1.0, "slots": 3.0}
 _ATLAS_NLU = {"intent": 1.0, "slots": 5.0}
 _EMOJI_WORDS = (
-    Task(name="emoji_name", kind="image_text", sources=("emoji_name",), batch_size=1024, losses={"proxy": 1.0}),
+    Task(
+        name="emoji_name", kind="image_text", sources=("emoji_name",), batch_size=1024, hide=0.3, losses={"proxy": 1.0}
+    ),
     Task(name="emoji_keyword", kind="image_text", sources=("emoji_keyword",), batch_size=1024, losses={"proxy": 1.0}),
 )
 _EMOJI: dict[str, Any] = {"per_picture": 4, "losses": {"contrastive": 1.0, "proxy": 1.0, "fused": 0.3}}
+_HIDDEN: dict[str, Any] = {"hide": 0.5, "losses": _ATLAS_NLU}
 _XSID = Task(
     name="xsid",
     kind="nlu",
     sources=("xsid_train", "xsid_valid", "xsid_valid_ba", "xsid_valid_muc", "xsid_valid_st"),
     batch_size=128,
-    weight=4,
-    losses=_ATLAS_NLU,
+    weight=8,
+    **_HIDDEN,
 )
 _OTHER_NLU = (
-    Task(name="snips", kind="nlu", sources=("snips",), batch_size=96, weight=0.5, losses=_ATLAS_NLU),
-    Task(name="hwu64", kind="nlu", sources=("hwu64",), batch_size=96, losses=_ATLAS_NLU),
+    Task(name="snips", kind="nlu", sources=("snips",), batch_size=96, weight=0.5, **_HIDDEN),
+    Task(name="hwu64", kind="nlu", sources=("hwu64",), batch_size=96, **_HIDDEN),
     Task(name="clinc150", kind="nlu", sources=("clinc150",), batch_size=96, losses={"intent": 1.0}),
-    Task(name="homeassistant", kind="nlu", sources=("homeassistant",), batch_size=96, losses=_ATLAS_NLU),
-    Task(name="composed_other", kind="nlu", sources=("composed_other",), batch_size=64, weight=0.5, losses=_ATLAS_NLU),
-    Task(name="composed_parse", kind="intent_query", batch_size=96, losses=_ATLAS_NLU),
+    Task(name="homeassistant", kind="nlu", sources=("homeassistant",), batch_size=96, **_HIDDEN),
+    Task(name="composed_other", kind="nlu", sources=("composed_other",), batch_size=64, weight=0.5, **_HIDDEN),
+    Task(name="composed_parse", kind="intent_query", batch_size=96, **_HIDDEN),
 )
 _ATLAS_TEXT = (
     Task(name="ntrex", kind="parallel", sources=("ntrex",), batch_size=128, weight=2.5),
-    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=128, weight=2),
+    Task(name="tldr", kind="text_text", sources=("tldr",), batch_size=128, weight=2, hide=0.3),
     Task(name="tldr_parallel", kind="parallel", sources=("tldr_parallel",), batch_size=128, weight=0.5),
     Task(name="afriqa", kind="text_text", sources=("afriqa",), batch_size=48, weight=0.5),
 )
@@ -205,9 +208,9 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="nlu",
-            steps=350,
+            steps=800,
             tasks=(_XSID, *_OTHER_NLU),
-            rates={"text": 1e-3, "ngrams": 3e-3, "nlu": 3e-3},
+            rates={"text": 1e-3, "ngrams": 5e-3, "nlu": 3e-3},
             language_temperature=0.3,
         ),
         Stage(
@@ -222,6 +225,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     kind="intent_query",
                     batch_size=160,
                     weight=2.5,
+                    hide=0.2,
                     losses={"fused": 1.0, **_ATLAS_NLU},
                 ),
                 dataclasses.replace(_XSID, weight=2),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from unimir.config import Config, Stage, Task
 from unimir.data.image import Preprocess, decode_image
+from unimir.data.text import TextTokenizer
 from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
 from unimir.train.batches import Order, Partners, read_examples, read_images, rng_of, share, task_schedule
@@ -107,8 +108,19 @@ class Labels:
 class TaskFeed:
     """Batches of one task."""
 
-    def __init__(self, task: Task, stage: Stage, config: Config, prepared: Path, labels: Sequence[LabelSet]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        stage: Stage,
+        config: Config,
+        prepared: Path,
+        labels: Sequence[LabelSet],
+        mask_id: int | None = None,
+    ) -> None:
+        if task.hide and mask_id is None:
+            raise ValueError(f"task {task.name}: hide {task.hide}; the tokenizer has no mask token to hide with")
         table = read_examples(prepared, task, "train")
+        self.mask_id = mask_id
         self.task = task
         self.table = table
         self.seed: tuple[int | str, ...] = (config.seed, stage.name, task.name)
@@ -160,7 +172,7 @@ class TaskFeed:
         return Batch(
             losses=self.task.losses,
             sizes=sizes,
-            texts=self.ids.tokens(mine),
+            texts=self._texts(rows, own, rng),
             groups_B=torch.from_numpy(self.groups[mine]),
             texts_B=torch.from_numpy(self.texts[mine]),
             scale="text" if self.picture_rows is None else "image",
@@ -171,6 +183,17 @@ class TaskFeed:
             intents_B=None if labels is None else torch.from_numpy(labels.intents[mine]),
             tags_T=None if labels is None else torch.from_numpy(labels.tags[self.ids.positions(mine)]),
         )
+
+    def _texts(self, rows: NDArray[np.int64], own: slice, rng: np.random.Generator) -> TokenBatch:
+        """This worker's share of the texts, some tokens hidden; drawn for all shares, so that they agree."""
+        texts = self.ids.tokens(rows[own])
+        if self.task.hide and self.mask_id is not None:
+            lengths = self.ids.lengths[rows]
+            shares = np.repeat(self.task.hide * rng.random(len(rows)), lengths)
+            hidden = rng.random(len(shares)) < shares
+            first, last = np.concatenate([[0], np.cumsum(lengths)])[[own.start, own.stop]]
+            texts.ids_T[torch.from_numpy(hidden[first:last])] = self.mask_id
+        return texts
 
 
 class StageFeed:
@@ -186,7 +209,8 @@ class StageFeed:
         cache: dict[str, Pictures],
     ) -> None:
         self.schedule = task_schedule(stage)
-        self.tasks = [TaskFeed(task, stage, config, prepared, label_sets) for task in stage.tasks]
+        mask_id = TextTokenizer.from_file(prepared / "tokenizer.json", config.model.text.max_tokens).mask_id
+        self.tasks = [TaskFeed(task, stage, config, prepared, label_sets, mask_id) for task in stage.tasks]
         needs_pictures = any(task.kind in ("image_text", "intent_query") and _contrasts(task) for task in stage.tasks)
         if needs_pictures and "all" not in cache:
             cache["all"] = Pictures(

@@ -1,0 +1,69 @@
+"""Does every number of workers see the same examples, with the same tokens hidden, and no label moved?"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from unimir.bundle import preprocess_of, read_label_sets
+from unimir.config import Config, Stage
+from unimir.train.feed import StageFeed, proxy_groups
+from unimir.train.losses import Batch
+from unimir.train.worker import build_objective
+
+
+def batches(config: Config, stage: Stage, prepared: Path, rank: int = 0, workers: int = 1) -> Iterator[Batch]:
+    label_sets = read_label_sets(prepared / "labels.json")
+    preprocess = preprocess_of(build_objective(config, prepared).model)
+    for _, batch in StageFeed(stage, config, prepared, label_sets, preprocess, {}).batches(rank, workers):
+        yield batch
+
+
+def with_hidden_tokens(stage: Stage, hide: float) -> Stage:
+    return dataclasses.replace(stage, tasks=tuple(dataclasses.replace(task, hide=hide) for task in stage.tasks))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_shares_of_all_workers_are_the_batch_of_one(workers: int, tiny_config: Config, tiny_prepared: Path) -> None:
+    stage = with_hidden_tokens(tiny_config.stages[2], 0.5)
+    alone = batches(tiny_config, stage, tiny_prepared)
+    shares = [batches(tiny_config, stage, tiny_prepared, rank, workers) for rank in range(workers)]
+    steps = 0
+    for whole, *parts in zip(alone, *shares, strict=True):
+        for name in ("groups_B", "texts_B", "sets_B", "intents_B", "tags_T"):
+            if getattr(whole, name) is not None:
+                assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+        assert torch.equal(torch.cat([part.texts.ids_T for part in parts]), whole.texts.ids_T)
+        assert torch.equal(torch.cat([part.texts.lengths_B for part in parts]), whole.texts.lengths_B)
+        steps += 1
+    assert steps == stage.steps
+
+
+def test_hidden_tokens_are_masks_up_to_the_share_asked_for(tiny_config: Config, tiny_prepared: Path) -> None:
+    stage = tiny_config.stages[1]
+    hidden = total = 0
+    for plain, masked in zip(
+        batches(tiny_config, stage, tiny_prepared),
+        batches(tiny_config, with_hidden_tokens(stage, 0.6), tiny_prepared),
+        strict=True,
+    ):
+        assert plain.tags_T is not None and masked.tags_T is not None
+        assert torch.equal(plain.tags_T, masked.tags_T)
+        changed = plain.texts.ids_T != masked.texts.ids_T
+        assert set(masked.texts.ids_T[changed].tolist()) <= {4}  # <mask>
+        hidden, total = hidden + int(changed.sum()), total + len(changed)
+    assert 0.25 < hidden / total < 0.35  # half of 0.6 on average
+
+
+def test_proxy_groups_are_all_groups_of_the_tasks_that_ask(tiny_config: Config, tiny_prepared: Path) -> None:
+    assert proxy_groups(tiny_config, tiny_prepared) is None
+    task = dataclasses.replace(tiny_config.stages[0].tasks[0], losses={"proxy": 1.0})
+    stage = dataclasses.replace(tiny_config.stages[0], tasks=(task,))
+    groups = proxy_groups(dataclasses.replace(tiny_config, stages=(stage,)), tiny_prepared)
+    assert groups is not None
+    assert torch.equal(groups, groups.unique(sorted=True))
+    for batch in batches(tiny_config, stage, tiny_prepared):
+        assert torch.isin(batch.groups_B, groups).all()
+        assert batch.documents is None  # the proxy loss alone asks for no counterpart
