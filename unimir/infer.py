@@ -144,14 +144,8 @@ class Encoder:
 
     def _pixels(self, image: Image.Image | bytes, row: int) -> NDArray[np.uint8]:
         if isinstance(image, bytes):
-            limits = self._limits
             try:
-                image = decode_image(
-                    image,
-                    max_bytes=limits.max_image_bytes,
-                    max_pixels=limits.max_image_pixels,
-                    max_aspect=limits.max_image_aspect,
-                )
+                image = decode_image(image, self._limits)
             except ValueError as error:
                 raise ValueError(f"image {row}: {error}") from error
         return self.bundle.preprocess.pixels(image)

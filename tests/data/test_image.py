@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unimir.config import PrepareConfig
 from unimir.data.image import Preprocess, decode_image, store_image
 
-LIMITS: dict[str, Any] = {"max_bytes": 1_000_000, "max_pixels": 1_000_000, "max_aspect": 20.0}
+LIMITS = PrepareConfig(max_image_bytes=1_000_000, max_image_pixels=1_000_000, max_image_aspect=20.0)
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
@@ -34,7 +35,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_formats(format: str) -> None:
-    image = decode_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), format), **LIMITS)
+    image = decode_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), format), LIMITS)
     assert image.mode == "RGB" and image.size == (20, 10)
     assert np.abs(np.asarray(image, int) - [200, 30, 30]).max() < 12
 
@@ -60,42 +61,42 @@ def test_formats(format: str) -> None:
 )
 def test_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:
-        decode_image(data, **LIMITS)
+        decode_image(data, LIMITS)
     assert str(error.value) == reason
 
 
 def test_transparency_lies_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert np.asarray(decode_image(encoded(clear), **LIMITS)).min() == 255
+    assert np.asarray(decode_image(encoded(clear), LIMITS)).min() == 255
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert np.asarray(decode_image(encoded(palette, transparency=1), **LIMITS)).min() == 255
+    assert np.asarray(decode_image(encoded(palette, transparency=1), LIMITS)).min() == 255
 
 
 def test_modes() -> None:
     grey16 = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
-    assert np.abs(np.asarray(decode_image(encoded(grey16), **LIMITS), int) - 127).max() <= 1
-    cmyk = decode_image(encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"), **LIMITS)
+    assert np.abs(np.asarray(decode_image(encoded(grey16), LIMITS), int) - 127).max() <= 1
+    cmyk = decode_image(encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"), LIMITS)
     assert np.asarray(cmyk)[0, 0, 0] > 200 and np.asarray(cmyk)[0, 0, 1] < 60
-    assert decode_image(encoded(Image.new("1", (4, 4), 1)), **LIMITS).getpixel((0, 0)) == (255, 255, 255)
+    assert decode_image(encoded(Image.new("1", (4, 4), 1)), LIMITS).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    image = decode_image(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif), **LIMITS)
+    image = decode_image(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif), LIMITS)
     assert image.size == (10, 20)
 
 
 def test_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode_image(data, **LIMITS).getpixel((0, 0)) == (255, 255, 255)
+    assert decode_image(data, LIMITS).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_draft_keeps_enough() -> None:
     data = encoded(Image.new("RGB", (800, 600), "red"), "JPEG")
-    image = decode_image(data, **LIMITS, target=64)
+    image = decode_image(data, LIMITS, target=64)
     assert 128 <= min(image.size) < 600
     assert image.width / image.height == pytest.approx(4 / 3, rel=0.02)
 
@@ -126,7 +127,7 @@ def test_centre_crop_is_the_centre() -> None:
 
 def test_random_crops_repeat_with_their_seed(picture: Callable[..., bytes]) -> None:
     rules = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
-    image = decode_image(picture(3, (60, 50)), **LIMITS)
+    image = decode_image(picture(3, (60, 50)), LIMITS)
     first, again, other = (rules.random_pixels(image, np.random.default_rng(seed), 0.2) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 

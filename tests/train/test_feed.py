@@ -57,6 +57,16 @@ def test_hidden_tokens_are_masks_up_to_the_share_asked_for(tiny_config: Config, 
     assert 0.25 < hidden / total < 0.35  # half of 0.6 on average
 
 
+def test_too_many_groups_for_proxies_are_refused(
+    tiny_config: Config, tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimir.train.feed.MAX_PROXIES", 3)
+    task = dataclasses.replace(tiny_config.stages[0].tasks[0], losses={"proxy": 1.0})
+    stage = dataclasses.replace(tiny_config.stages[0], tasks=(task,))
+    with pytest.raises(ValueError, match=r"tasks parallel: \d+ groups for the proxy loss; at most 3"):
+        proxy_groups(dataclasses.replace(tiny_config, stages=(stage,)), tiny_prepared)
+
+
 def test_proxy_groups_are_all_groups_of_the_tasks_that_ask(tiny_config: Config, tiny_prepared: Path) -> None:
     assert proxy_groups(tiny_config, tiny_prepared) is None
     task = dataclasses.replace(tiny_config.stages[0].tasks[0], losses={"proxy": 1.0})

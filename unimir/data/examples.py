@@ -110,13 +110,7 @@ def pictures(rows: pa.Table, name: str, rules: PrepareConfig, rejects: Rejects) 
             rejects.add(row, "no image_id" if picture is None else "no image")
             continue
         try:
-            image = decode_image(
-                data,
-                max_bytes=rules.max_image_bytes,
-                max_pixels=rules.max_image_pixels,
-                max_aspect=rules.max_image_aspect,
-                target=rules.image_size,
-            )
+            image = decode_image(data, rules, target=rules.image_size)
         except ValueError as error:
             rejects.add(row, str(error), picture)
             continue

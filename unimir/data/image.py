@@ -15,25 +15,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from unimir.config import PrepareConfig
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _SMALL = 96  # up to this shorter side a lossless PNG costs little and keeps drawn edges sharp
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def decode_image(
-    data: bytes, *, max_bytes: int, max_pixels: int, max_aspect: float, target: int | None = None
-) -> Image.Image:
+def decode_image(data: bytes, limits: PrepareConfig, *, target: int | None = None) -> Image.Image:
     """An RGB image, upright and on white; ValueError with a short reason. `target`: a shorter side that suffices."""
-    if len(data) > max_bytes:
+    if len(data) > limits.max_image_bytes:
         raise ValueError("image over the byte limit")
     with warnings.catch_warnings():
         # Pillow warns about bombs and odd metadata; the size check below decides, nothing must leak into the caller.
         warnings.simplefilter("ignore")
         image = _open(data)
         width, height = image.size
-        if width * height > max_pixels:
+        if width * height > limits.max_image_pixels:
             raise ValueError("image over the pixel limit")
-        if max(width, height) > max_aspect * min(width, height):
+        if max(width, height) > limits.max_image_aspect * min(width, height):
             raise ValueError("image aspect over the limit")
         try:
             if target is not None and image.format == "JPEG":

@@ -27,6 +27,9 @@ from unimir.train.losses import Batch
 PIXEL_CACHE_BYTES = 512 * 2**20
 """Decoded pictures kept per worker; beyond it they are decoded again each time."""
 
+MAX_PROXIES = 500_000
+"""Groups with a learned vector each; every step computes a logit for every one of them."""
+
 
 class Pictures:
     """Pixels of pictures by row of the image table."""
@@ -47,13 +50,7 @@ class Pictures:
     def _one(self, row: int, seed: tuple[int | str, ...]) -> NDArray[np.uint8]:
         image = self._decoded.get(row)
         if image is None:
-            limits = self._limits
-            image = decode_image(
-                self._encoded[row].as_py(),
-                max_bytes=limits.max_image_bytes,
-                max_pixels=limits.max_image_pixels,
-                max_aspect=limits.max_image_aspect,
-            )
+            image = decode_image(self._encoded[row].as_py(), self._limits)
             size = image.width * image.height * 3
             if size <= self._room:
                 self._decoded[row] = image
@@ -240,12 +237,19 @@ class StageFeed:
 
 
 def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:
-    """The groups, int64 and sorted, of all tasks with the proxy loss; None without such a task."""
+    """The groups, int64 and sorted, of all tasks with the proxy loss; None without such a task.
+
+    ValueError if they are more than a table should hold: then batches are large enough to do without.
+    """
     tasks = [task for stage in config.stages for task in stage.tasks if task.losses.get("proxy")]
     if not tasks:
         return None
     groups = [read_examples(prepared, task, "train")["group"].combine_chunks().to_numpy() for task in tasks]
-    return torch.from_numpy(np.unique(np.concatenate(groups).view(np.int64)))
+    found = np.unique(np.concatenate(groups).view(np.int64))
+    if len(found) > MAX_PROXIES:
+        names = ", ".join(task.name for task in tasks)
+        raise ValueError(f"tasks {names}: {len(found)} groups for the proxy loss; at most {MAX_PROXIES}")
+    return torch.from_numpy(found)
 
 
 def _codes(table: pa.Table, column: str) -> NDArray[np.int64]:
