@@ -1,0 +1,187 @@
+"""Filters as typed values, and the one place where they become an expression for Milvus.
+
+A caller builds `Equals`, `OneOf`, `Between`, `HasTags`, joined by `AllOf`, `AnyOf` and `Not`; no text of a user ever
+enters an expression but as an escaped literal. Knows no client and no collection.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+FieldType = Literal["text", "number", "time", "tags"]
+Value = str | int | float | datetime
+
+
+MAX_DEPTH = 8
+"""Nesting of joined filters: Milvus Lite answers deep nesting with a recursion error, a server spends time on it."""
+MAX_TERMS = 256
+MAX_VALUES = 1000
+MAX_BYTES = 1024
+"""UTF-8 bytes of one literal."""
+
+MISSING: Mapping[FieldType, int | float] = {"number": -1e300, "time": -(2**62)}
+"""What stands for "not known" in a scalar column: not every server has nullable columns. Below any value allowed."""
+
+
+@dataclass(frozen=True)
+class Equals:
+    """The field has this value."""
+
+    field: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The field has one of these values; never, if there are none."""
+
+    field: str
+    values: Sequence[Value]
+
+
+@dataclass(frozen=True)
+class Between:
+    """low <= field < high, where given; false where the field's value is not known."""
+
+    field: str
+    low: Value | None = None
+    high: Value | None = None
+
+
+@dataclass(frozen=True)
+class HasTags:
+    """The field's tags include one of these, or with `every` all of them."""
+
+    field: str
+    tags: Sequence[str]
+    every: bool = False
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """Every one of the filters; with none, everything."""
+
+    filters: Sequence[Filter]
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """At least one of the filters; with none, nothing."""
+
+    filters: Sequence[Filter]
+
+
+@dataclass(frozen=True)
+class Not:
+    """Not the filter; rows whose value is not known are among them."""
+
+    filter: Filter
+
+
+Filter = Equals | OneOf | Between | HasTags | AllOf | AnyOf | Not
+
+_ALWAYS, _NEVER = 'id != ""', 'id == ""'  # an id is never empty; every backend has both
+
+
+def expression(wanted: Filter, fields: Mapping[str, FieldType]) -> str:
+    """The filter as a Milvus boolean expression over these fields.
+
+    ValueError names what is not allowed: an unknown field, a value of the wrong type, or more than the limits above.
+    """
+    terms = _count(wanted, 1)
+    if terms > MAX_TERMS:
+        raise ValueError(f"filter has {terms} terms; at most {MAX_TERMS}")
+    return _Compiler(fields).compile(wanted)
+
+
+def _count(wanted: Filter, depth: int) -> int:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"filter is nested more than {MAX_DEPTH} deep")
+    if isinstance(wanted, AllOf | AnyOf):
+        return 1 + sum(_count(inner, depth + 1) for inner in wanted.filters)
+    return 1 + _count(wanted.filter, depth + 1) if isinstance(wanted, Not) else 1
+
+
+class _Compiler:
+    def __init__(self, fields: Mapping[str, FieldType]) -> None:
+        self._fields = fields
+
+    def compile(self, wanted: Filter) -> str:
+        match wanted:
+            case Equals(field, value):
+                return f"{field} == {self._literal(field, value)}"
+            case OneOf(field, values):
+                listed = ", ".join(self._literal(field, value) for value in self._several(field, values))
+                return f"{field} in [{listed}]" if listed else _NEVER
+            case Between(field, low, high):
+                return self._between(field, low, high)
+            case HasTags(field, tags, every):
+                return self._tags(field, tags, every)
+            case AllOf(filters):
+                return " and ".join(f"({self.compile(inner)})" for inner in filters) or _ALWAYS
+            case AnyOf(filters):
+                return " or ".join(f"({self.compile(inner)})" for inner in filters) or _NEVER
+            case Not(inner):
+                return f"not ({self.compile(inner)})"
+        raise ValueError(f"{wanted!r:.80} is not a filter")
+
+    def _between(self, field: str, low: Value | None, high: Value | None) -> str:
+        kind = self._kind(field, "number", "time")
+        if low is None and high is None:
+            raise ValueError(f"filter on {field}: a range needs a lower or an upper bound")
+        bounds = [f"{field} > {MISSING[kind]}"] if low is None else [f"{field} >= {self._literal(field, low)}"]
+        if high is not None:
+            bounds.append(f"{field} < {self._literal(field, high)}")
+        return " and ".join(bounds)
+
+    def _tags(self, field: str, tags: Sequence[str], every: bool) -> str:
+        self._kind(field, "tags")
+        listed = [_quoted(field, tag) for tag in self._several(field, tags)]
+        # One by one: array_contains is the one form that both backends have in all versions.
+        joined = (" and " if every else " or ").join(f"array_contains({field}, {tag})" for tag in listed)
+        return joined or (_ALWAYS if every else _NEVER)
+
+    def _kind(self, field: str, *allowed: FieldType) -> FieldType:
+        if field not in self._fields:
+            raise ValueError(f"filter on unknown field {field!r:.80}; fields are {', '.join(sorted(self._fields))}")
+        kind = self._fields[field]
+        if allowed and kind not in allowed:
+            raise ValueError(f"filter on {field}: it holds {kind}, this filter is for {' and '.join(allowed)}")
+        return kind
+
+    def _several(self, field: str, values: Sequence[T]) -> Sequence[T]:
+        if isinstance(values, str) or len(values) > MAX_VALUES:
+            raise ValueError(f"filter on {field}: expected a list of at most {MAX_VALUES} values")
+        return values
+
+    def _literal(self, field: str, value: Value) -> str:
+        match self._kind(field, "text", "number", "time"), value:
+            case "text", str():
+                return _quoted(field, value)
+            case "number", bool():
+                pass
+            case "number", int() | float() if math.isfinite(value) and abs(value) < 1e300:
+                return repr(float(value))
+            case "time", datetime() if value.tzinfo is not None:
+                return str(int(value.timestamp() * 1000))
+        kinds = {"text": "a string", "number": "a finite number", "time": "a time with its time zone"}
+        raise ValueError(f"filter on {field}: {value!r:.80}; expected {kinds[self._fields[field]]}")
+
+
+def _quoted(field: str, value: object) -> str:
+    """A string literal that both backends read back as it was: quotes and backslashes escaped, all else as it is."""
+    if not isinstance(value, str):
+        raise ValueError(f"filter on {field}: {value!r:.80}; expected a string")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"filter on {field}: the value is not valid Unicode") from error
+    if size > MAX_BYTES or "\0" in value:
+        raise ValueError(f"filter on {field}: {value!r:.80}; at most {MAX_BYTES} bytes, and no NUL")
+    return json.dumps(value, ensure_ascii=False)
