@@ -1,0 +1,185 @@
+"""Is the store exact: what goes in comes out, filters mean what they say, bad input never reaches a backend?"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
+from unimir.index.store import MAX_LIMIT, IndexUnavailable, Store, key_of, problems
+
+DIM = 8
+PLACES = ["Köln", 'a "b" \\ c', "東京", "😀 tab\t", ""]
+TENANTS = ["shop", "x' or id != '' or id == 'x"]
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"item-{number}",
+        "tenant": TENANTS[number % 2],
+        "modality": "text",
+        "lang": "de",
+        "title": "",
+        "text": "",
+        "place": PLACES[number % 5],
+        "captured_at": 1000 * number if number % 3 else int(MISSING["time"]),
+        "price": number / 4 if number % 7 else float(MISSING["number"]),
+        "tags": [f"t{number % 2}", f"u{number % 3}"][: number % 4],
+        "content_hash": str(number),
+        **changes,
+    }
+
+
+ROWS = [row(number) for number in range(60)]
+
+
+def unit(count: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def items(store: Store) -> str:
+    store.create("items", DIM)
+    store.upsert("items", ROWS, unit(len(ROWS)))
+    assert store.count("items") == len(ROWS)
+    return "items"
+
+
+def moment(thousands: int) -> datetime:
+    return datetime.fromtimestamp(thousands, UTC)
+
+
+leaves = st.one_of(
+    st.builds(Equals, st.just("place"), st.sampled_from(PLACES)),
+    st.builds(OneOf, st.just("place"), st.lists(st.sampled_from(PLACES), max_size=3)),
+    st.builds(Equals, st.just("price"), st.sampled_from([1, 2.5, 3])),
+    st.builds(Between, st.just("price"), st.integers(0, 8), st.none() | st.integers(4, 15)),
+    st.builds(Between, st.just("price"), st.none(), st.integers(4, 15)),
+    st.builds(Between, st.just("captured_at"), st.none(), st.integers(0, 60).map(moment)),
+    st.builds(HasTags, st.just("tags"), st.lists(st.sampled_from(["t0", "t1", "u2"]), max_size=2), st.booleans()),
+)
+filters = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(AllOf, st.lists(inner, max_size=3)),
+        st.builds(AnyOf, st.lists(inner, max_size=3)),
+        st.builds(Not, inner),
+    ),
+    max_leaves=6,
+)
+
+
+def holds(wanted: Filter, item: dict[str, Any]) -> bool:
+    """What the filter means, in Python."""
+    match wanted:
+        case Equals(field, value):
+            return item[field] == value
+        case OneOf(field, values):
+            return item[field] in values
+        case Between(field, low, high):
+            value = item[field]
+            low, high = (v.timestamp() * 1000 if isinstance(v, datetime) else v for v in (low, high))
+            known = value > min(MISSING.values()) / 2 if field == "captured_at" else value > MISSING["number"]
+            known = known and value != MISSING["time"]
+            return known and (low is None or value >= low) and (high is None or value < high)
+        case HasTags(field, tags, every):
+            return (all if every else any)(tag in item[field] for tag in tags)
+        case AllOf(inner):
+            return all(holds(one, item) for one in inner)
+        case AnyOf(inner):
+            return any(holds(one, item) for one in inner)
+        case Not(inner):
+            return not holds(inner, item)
+
+
+@given(filters, st.sampled_from(TENANTS))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_filters_mean_what_they_say_within_the_tenant(store: Store, items: str, wanted: Filter, tenant: str) -> None:
+    (hits,) = store.search(items, unit(1, 5), tenant=tenant, limit=100, wanted=wanted)
+    expected = {item["id"] for item in ROWS if item["tenant"] == tenant and holds(wanted, item)}
+    assert {hit.fields["id"] for hit in hits} == expected
+
+
+def test_search_ranks_by_cosine(store: Store, items: str) -> None:
+    vectors, queries = unit(len(ROWS)), unit(3, 9)
+    for query, hits in zip(queries, store.search(items, queries, tenant=TENANTS[0], limit=5), strict=True):
+        scores = {item["id"]: float(vectors[n] @ query) for n, item in enumerate(ROWS) if item["tenant"] == TENANTS[0]}
+        assert [hit.fields["id"] for hit in hits] == sorted(scores, key=scores.__getitem__, reverse=True)[:5]
+        assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:5], abs=1e-5)
+
+
+def test_upsert_replaces_and_delete_forgets(store: Store) -> None:
+    store.create("changing", DIM)
+    store.upsert("changing", [row(1), row(1, content_hash="last")], unit(2))
+    assert store.count("changing") == 1
+    key = key_of(TENANTS[1], "item-1")
+    assert store.hashes("changing", [key, key_of(TENANTS[0], "item-1")]) == {key: "last"}
+    store.delete("changing", [key, "0" * 32])
+    assert store.count("changing") == 0
+
+
+def test_the_same_id_of_two_tenants_is_two_items(store: Store) -> None:
+    store.create("tenants", DIM)
+    store.upsert("tenants", [row(1, tenant="a"), row(1, tenant="b")], unit(2))
+    assert (store.count("tenants"), store.count("tenants", tenant="a")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"id": ""}, "id is empty"),
+        ({"id": "é" * 1025}, "id over 2048 bytes"),
+        ({"modality": "日本語日本語"}, "modality over 16 bytes"),
+        ({"tags": ["x"] * 65}, "more than 64 tags"),
+        ({"tags": ["é" * 65]}, "a tag over 128 bytes"),
+    ],
+)
+def test_rows_no_backend_would_agree_on_are_refused(store: Store, items: str, changes: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        store.upsert(items, [row(0), row(1, **changes)], unit(2))
+
+
+@pytest.mark.parametrize(("value", "reason"), [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "zero")])
+def test_vectors_without_a_direction_are_refused(value: float, reason: str) -> None:
+    vectors = unit(3)
+    vectors[1] = value
+    assert problems([row(0), row(1), row(2)], vectors) == {1: f"vector is {reason}"}
+
+
+def test_ids_of_one_and_of_512_characters_are_kept_whole(store: Store) -> None:
+    store.create("ids", DIM)
+    ids = ["x", "語" * 512, "😀" * 512]
+    store.upsert("ids", [row(0, id=one) for one in ids], unit(3))
+    (hits,) = store.search("ids", unit(1), tenant=TENANTS[0], limit=10)
+    assert {hit.fields["id"] for hit in hits} == set(ids)
+
+
+def test_limits_are_the_same_on_every_backend(store: Store, items: str) -> None:
+    for limit, offset in ((0, 0), (-1, 0), (MAX_LIMIT + 1, 0), (1, -1), (10, 16_380)):
+        with pytest.raises(ValueError, match=f"limit {limit}, offset {offset}"):
+            store.search(items, unit(1), tenant="a", limit=limit, offset=offset)
+    with pytest.raises(ValueError, match="not finite"):
+        store.search(items, np.full((1, DIM), np.nan, np.float32), tenant="a", limit=1)
+
+
+def test_a_collection_of_another_dimension_is_refused(store: Store, items: str) -> None:
+    with pytest.raises(ValueError, match="collection items has 8 dimensions, not 16"):
+        store.create(items, 16)
+
+
+def test_an_alias_moves_in_one_step(store: Store, items: str) -> None:
+    assert store.target("readers") is None
+    store.create("other", DIM)
+    for collection in (items, "other", items):
+        store.point("readers", collection)
+        assert store.target("readers") == collection
+    assert store.search("readers", unit(1), tenant=TENANTS[0], limit=1)[0]
+
+
+def test_nobody_there_is_said_within_the_deadline() -> None:
+    with pytest.raises(IndexUnavailable, match="Milvus does not answer"):
+        Store("http://127.0.0.1:1", deadline_s=2)
