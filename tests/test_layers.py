@@ -16,6 +16,7 @@ LAYERS = [
     {"recipes", "data", "model", "lexical"},
     {"bundle"},
     {"infer", "train"},
+    {"index"},
     {"evaluate", "evaluate_nlu", "report", "job"},
     {"jobs"},
 ]
@@ -23,14 +24,15 @@ PEERS = {("config", "schema"), ("evaluate", "evaluate_nlu")}
 OWNERS = {
     "deepspeed": {"unimir/train/engine.py"},
     "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py"},
-    "ray.data": {"unimir/data/prepare.py"},
+    "ray.data": {"unimir/data/passes.py"},
     "transformers": {"unimir/model/text_encoder.py"},
     "timm": {"unimir/model/image_encoder.py"},
+    "pymilvus": {"unimir/index/store.py", "unimir/index/connection.py"},
     "matplotlib": {"unimir/report.py"},
     "sklearn": {"unimir/lexical.py"},
     "argparse": {path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name == "jobs"},
 }
-HEAVY = ("torch", "ray", "deepspeed", "transformers", "timm", "sklearn", "matplotlib", "pyarrow")
+HEAVY = ("torch", "ray", "deepspeed", "transformers", "timm", "sklearn", "matplotlib", "pyarrow", "pymilvus")
 
 
 def imports(path: Path) -> Iterator[str]:

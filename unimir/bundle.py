@@ -118,6 +118,16 @@ def save_bundle(
     return bundle_id
 
 
+def read_model_config(directory: Path) -> ModelConfig:
+    """The configuration of a bundle's model, without its weights; ValueError if there is no bundle."""
+    artifacts.read_manifest(directory, "bundle")
+    try:
+        described = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return from_dict(ModelConfig, described["model"])
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{directory}: damaged bundle ({error})") from error
+
+
 def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
     """Loads a bundle; ValueError if a file is missing, damaged, or does not reproduce the golden vectors."""
     manifest = artifacts.read_manifest(directory, "bundle")

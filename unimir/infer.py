@@ -23,6 +23,10 @@ from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
+BACKENDS = ("torch",)
+"""What can run the text tower."""
+CPU_TOKENS, GPU_TOKENS = 1536, 32_768
+"""Padded tokens of one forward pass: on a CPU more fall out of its cache, on a GPU fewer leave it idle."""
 
 
 class Encoder:
@@ -34,6 +38,7 @@ class Encoder:
         self.dim = bundle.model.config.dim
         self._model = bundle.model
         self._device = next(bundle.model.parameters()).device
+        bundle.model.text.token_budget = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS
         self._sets = {label_set.name: number for number, label_set in enumerate(bundle.label_sets)}
         self._steps = [allowed_steps(label_set.tags) for label_set in bundle.label_sets]
         self._image_batch = image_batch
@@ -41,8 +46,10 @@ class Encoder:
         self._limits = PrepareConfig()
 
     @classmethod
-    def from_bundle(cls, path: Path | str, *, device: str = "cpu") -> Encoder:
+    def from_bundle(cls, path: Path | str, *, device: str = "cpu", backend: str = "torch") -> Encoder:
         """Loads a bundle directory, checking its golden vectors. ValueError if it is damaged."""
+        if backend not in BACKENDS:
+            raise ValueError(f"backend {backend!r}; one of {', '.join(BACKENDS)}")
         return cls(load_bundle(Path(path), device=device))
 
     @property
@@ -75,10 +82,24 @@ class Encoder:
         for start in range(0, len(images), self._image_batch):
             batch = images[start : start + self._image_batch]
             pixels = np.stack([self._pixels(image, start + row) for row, image in enumerate(batch)])
-            with torch.inference_mode():
-                z_BD = self._model.encode_image(torch.from_numpy(pixels).to(self._device))
-            vectors[start : start + len(batch)] = z_BD.float().cpu().numpy()
+            vectors[start : start + len(batch)] = self.embed_pixels(pixels)
         return self._prefix(vectors, dimensions)
+
+    def pixels(self, image: Image.Image | bytes) -> NDArray[np.uint8]:
+        """[size, size, 3]: a picture as the image tower takes it. ValueError says why it cannot be."""
+        if isinstance(image, bytes):
+            image = decode_image(image, self._limits, target=self.bundle.preprocess.size)
+        return self.bundle.preprocess.pixels(image)
+
+    def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit vectors [N, dim] of what `pixels` made, stacked."""
+        vectors = np.empty((len(pixels_NHWC), self.dim), np.float32)
+        for start in range(0, len(pixels_NHWC), self._image_batch):
+            batch = pixels_NHWC[start : start + self._image_batch]
+            with torch.inference_mode():
+                z_BD = self._model.encode_image(torch.from_numpy(batch).to(self._device))
+            vectors[start : start + len(batch)] = z_BD.float().cpu().numpy()
+        return vectors
 
     def parse(self, texts: Sequence[str], *, label_set: str | None = None) -> list[Parse]:
         """Intent and slots of each text among the labels of one set (default: the set of search queries)."""
@@ -143,12 +164,10 @@ class Encoder:
         )
 
     def _pixels(self, image: Image.Image | bytes, row: int) -> NDArray[np.uint8]:
-        if isinstance(image, bytes):
-            try:
-                image = decode_image(image, self._limits)
-            except ValueError as error:
-                raise ValueError(f"image {row}: {error}") from error
-        return self.bundle.preprocess.pixels(image)
+        try:
+            return self.pixels(image)
+        except ValueError as error:
+            raise ValueError(f"image {row}: {error}") from error
 
     def _prefix(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
         if dimensions is None or dimensions == self.dim:

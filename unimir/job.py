@@ -18,6 +18,9 @@ def run(work: Callable[[], Mapping[str, Any]]) -> NoReturn:
     """Runs the job and exits: 0 with the result as the last line of standard output, 2 for a user's mistake, else 1."""
     try:
         result = work()
+    except OSError as error:  # a disk that is full, a server that does not answer: nothing a traceback would explain
+        sys.stderr.write(f"error: {_one_line(error)}\n")
+        sys.exit(1)
     except Exception as error:
         mistake = user_error(error)
         if mistake is None:

@@ -1,12 +1,11 @@
 """A manifest's corpora to one prepared directory: two passes of Ray Data around one decision on the driver.
 
-Knows the order of the work and Ray Data; what happens to rows is in shards, which rows go is in duplicates.
+Knows the order of the work; what happens to rows is in shards, which rows go is in duplicates.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from unimir.config import Config, to_dict
 from unimir.data.corpora import Corpora, ImageTable, Source
 from unimir.data.duplicates import drop_images, drop_rows, keys_of, trained_labels
 from unimir.data.keys import label_hash
+from unimir.data.passes import each
 from unimir.data.readers import Unit, plan, table_files
 from unimir.data.shards import Found, Part, Shards, label_of
 from unimir.data.text import TextTokenizer, train_tokenizer
@@ -82,25 +82,8 @@ def _given_tokenizer(config: Config) -> Path | None:
 
 
 def _pass(items: Sequence[tuple[Any, ...]], work: Callable[..., Any]) -> list[Any]:
-    """One Ray Data pass, a task per item; results in the order of the items."""
-    import ray.data
-
-    def task(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            result = work(*pickle.loads(row["item"]))
-        except ValueError as error:
-            if type(error) is not ValueError:  # Arrow's and others' own are bugs, and keep their traceback
-                raise
-            result = error  # Ray wraps what a task raises and loses its cause on the way
-        return {"at": row["at"], "result": pickle.dumps(result)}
-
-    task.__name__ = work.__name__  # what the progress bar shows
-    rows = [{"at": at, "item": pickle.dumps(item)} for at, item in enumerate(items)]
-    results: dict[int, Any] = {}
-    for row in ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(task).iter_rows():
-        results[row["at"]] = pickle.loads(row["result"])
-        if isinstance(results[row["at"]], ValueError):
-            raise results[row["at"]]
+    """The results of a pass in the order of the items."""
+    results = dict(each(items, work))
     return [results[at] for at in range(len(items))]
 
 

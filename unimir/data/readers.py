@@ -16,9 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unimir.data import archives, records
+from unimir.data.catalog import Catalog
 from unimir.data.corpora import Corpora, ImageTable, Join, Source
 from unimir.data.files import File, find, open_file
 from unimir.data.rows import Rejects, Role, allowed, arrow_column, roles
+
+Table = ImageTable | Source | Join | Catalog
 
 _IMAGE_ROWS = 128  # rows of pictures held at once
 _ROW_GROUP_PARTS = 8  # a huge row group is re-read by at most this many units
@@ -36,7 +39,7 @@ class Unit:
     row: int
 
 
-def plan(corpora: Corpora, unit_rows: int) -> list[Unit]:
+def plan(corpora: Corpora | Catalog, unit_rows: int) -> list[Unit]:
     """Units of about `unit_rows` rows over all tables; ValueError for files or columns that do not fit."""
     units: list[Unit] = []
     for index, table in enumerate(corpora.tables):
@@ -46,7 +49,7 @@ def plan(corpora: Corpora, unit_rows: int) -> list[Unit]:
     return units
 
 
-def table_files(corpora: Corpora, table: ImageTable | Source | Join) -> list[File]:
+def table_files(corpora: Corpora | Catalog, table: Table) -> list[File]:
     """The table's files in order."""
     where = f"{corpora.name}: {getattr(table, 'name', 'join')}"
     if table.format == "imagefolder":
@@ -61,7 +64,17 @@ def table_files(corpora: Corpora, table: ImageTable | Source | Join) -> list[Fil
     return files
 
 
-def _parts(table: ImageTable | Source | Join, file: File, rows: int) -> Iterator[tuple[int, int, int]]:
+def column_names(table: Table, file: File) -> list[str]:
+    """The columns that a file has: as its schema says, or as its first rows show."""
+    if table.format == "parquet":
+        with _parquet(file) as parquet:
+            return list(parquet.schema_arrow.names)
+    if table.format == "hf_dataset":
+        return list(next(_stream(file)).schema.names)
+    return records.column_names(table.format, file)
+
+
+def _parts(table: Table, file: File, rows: int) -> Iterator[tuple[int, int, int]]:
     wanted = roles(table)
     if table.format == "parquet":
         with _parquet(file) as parquet:
@@ -85,7 +98,7 @@ def _parts(table: ImageTable | Source | Join, file: File, rows: int) -> Iterator
         yield from records.parts(table.format, file, wanted, rows)
 
 
-def read_unit(table: ImageTable | Source | Join, unit: Unit, rejects: Rejects, chunk_rows: int) -> Iterator[pa.Table]:
+def read_unit(table: Table, unit: Unit, rejects: Rejects, chunk_rows: int) -> Iterator[pa.Table]:
     """Raw tables of at most `chunk_rows` rows: the wanted columns in their roles' types, and `_row`."""
     wanted = roles(table)
     if isinstance(table, ImageTable):

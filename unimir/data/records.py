@@ -47,16 +47,30 @@ def parts(format: str, file: File, wanted: Mapping[str, Role], rows: int) -> Ite
     yield from bounds
 
 
-def _check(format: str, file: File, part: Part, wanted: Mapping[str, Role]) -> None:
-    """Looks into the first rows: a column that none of them has is a mistake of the manifest."""
-    rejects = Rejects("", file.label)
-    head = list(islice(read(format, file, *part, wanted, rejects, {}), 100))
+def column_names(format: str, file: File) -> list[str]:
+    """The columns that the first rows have; a line format is read up to the end of its first block only."""
+    part = next(iter(parts(format, file, {}, 100)), None)
+    return list(_names(_head(format, file, part, {}))) if part else []
+
+
+def _head(format: str, file: File, part: Part, wanted: Mapping[str, Role]) -> list[Record]:
+    return list(islice(read(format, file, *part, wanted, Rejects("", file.label), {}), 100))
+
+
+def _names(head: list[Record]) -> dict[str, None]:
     names: dict[str, None] = {}
     for _, record in head:
         names.update(dict.fromkeys(record))
         for name, value in record.items():
             if isinstance(value, Mapping):
                 names.update(dict.fromkeys(f"{name}.{inner}" for inner in value))
+    return names
+
+
+def _check(format: str, file: File, part: Part, wanted: Mapping[str, Role]) -> None:
+    """Looks into the first rows: a column that none of them has is a mistake of the manifest."""
+    head = _head(format, file, part, wanted)
+    names = _names(head)
     for name in wanted:
         if head and name not in names and all(pick(record, name) is None for _, record in head):
             raise ValueError(f"{file.label}: no column {name!r}; available columns: {', '.join(names)}")

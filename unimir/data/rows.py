@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from unimir.data.catalog import Catalog
 from unimir.data.corpora import ImageTable, Join, Source
 from unimir.schema import REJECTED, SLOTS
 
@@ -56,8 +57,11 @@ class Rejects:
 _CONLL: Mapping[str, Role] = {"text": "text", "intent": "text", "slots": "slots"}
 
 
-def roles(table: ImageTable | Source | Join) -> dict[str, Role]:
+def roles(table: ImageTable | Source | Join | Catalog) -> dict[str, Role]:
     """The raw columns a table of the manifest needs, and the shape each must have."""
+    if isinstance(table, Catalog):
+        needed: dict[str, Role] = dict.fromkeys([*table.extra, *table.columns.values()], "text")
+        return needed | ({table.columns["image"]: "image"} if "image" in table.columns else {})
     wanted: dict[str, Role] = {column: "text" for column in table.where}
     special: dict[str, Role] = {"slots": "slots", "image": "image", "filters": "json"}
     for canonical, columns in table.columns.items():

@@ -47,7 +47,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "commands": _schema("text lang intent slots label_set group_id composition", slots=_SLOTS),
     "catalog": _schema(
-        "id image_id title description lang captured_at place price currency group_id", price=pa.float64()
+        "id image_id image title description lang captured_at place price currency tags group_id",
+        image=pa.binary(),
+        price=pa.float64(),
+        tags=pa.list_(pa.string()),
     ),
 }
 
@@ -125,7 +128,8 @@ def _content(words: Lexicon, rng: Rng) -> Content:
 def _item_rows(one: Item, seed: int) -> Iterator[tuple[str, Row]]:
     """Every row of the item, with the file it belongs in."""
     group: Row = {"group_id": one.content.group_id, "composition": one.content.composition}
-    yield "images", {"image_id": one.image_id, "image": drawing.draw(*one.content, _rng(seed, one.number, 1)), **group}
+    picture = drawing.draw(*one.content, _rng(seed, one.number, 1))
+    yield "images", {"image_id": one.image_id, "image": picture, **group}
     rng = _rng(seed, one.number, 2)
     codes = tuple(lexicon().languages)
     for code in codes:
@@ -141,7 +145,7 @@ def _item_rows(one: Item, seed: int) -> Iterator[tuple[str, Row]]:
         yield "descriptions", {"query": wanted, "query_lang": query_lang, **documents[-1], **group}
     for _ in range(_QUERIES_PER_ITEM):
         yield "queries", {**_query_row(one, pick(codes, rng), documents, rng), **group}
-    yield "catalog", _catalog_row(one, documents[0], rng)
+    yield "catalog", {**_catalog_row(one, documents[0], rng), "image": picture}
 
 
 def _query_row(one: Item, code: str, documents: list[Row], rng: Rng) -> Row:
@@ -169,6 +173,7 @@ def _catalog_row(one: Item, description: Row, rng: Rng) -> Row:
         "place": facts.place,
         "price": facts.price,
         "currency": facts.currency,
+        "tags": [one.content.thing, one.content.colour, one.content.pattern, one.content.scene],
         "group_id": one.content.group_id,
     }
 

@@ -1,4 +1,4 @@
-"""The corpora of a configuration: a manifest from disk, the generated sample, or the open data of recipe atlas.
+"""Corpora and catalogs by name: a manifest from disk, files, the generated sample, or the open data of recipe atlas.
 
 Knows where manifests come from and what must be generated first; what they hold is in corpora.
 """
@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from unimir.config import Config
+from unimir.data.catalog import Catalog, catalog_of_files, load_catalog
 from unimir.data.corpora import Corpora, load_corpora
 
 SAMPLE = "sample"
@@ -40,11 +41,27 @@ def corpora_of(
     return load_corpora(Path(named), root)
 
 
+def catalog_of(named: str, out: Path, *, root: Path | str | None = None, items: int, seed: int) -> Catalog:
+    """The catalog that a name says: `sample` (generated once below `out`), a manifest (.yaml), or files."""
+    if named == SAMPLE:
+        directory = out.absolute() / "corpora" / f"{SAMPLE}-{items}-{seed}"
+        _generated(directory, items, seed)
+        with resources.as_file(resources.files("unimir.data") / "sample_catalog.yaml") as manifest:
+            return load_catalog(manifest, directory)
+    if named.endswith((".yaml", ".yml")):
+        return load_catalog(Path(named), root)
+    return catalog_of_files(named)
+
+
 def _sample(directory: Path, config: Config) -> Corpora:
+    _generated(directory, config.sample_items, config.seed)
+    return _packaged("sample_corpora.yaml", directory)
+
+
+def _generated(directory: Path, items: int, seed: int) -> None:
     from unimir.data.sample import generate
 
-    _once(directory, lambda unfinished: generate(unfinished, items=config.sample_items, seed=config.seed))
-    return _packaged("sample_corpora.yaml", directory)
+    _once(directory, lambda unfinished: generate(unfinished, items=items, seed=seed))
 
 
 def _atlas(directory: Path, root: Path, config: Config) -> Corpora:

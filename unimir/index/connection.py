@@ -1,0 +1,70 @@
+"""What any client of Milvus needs: credentials from the environment, a check of the server's age, errors of our own.
+
+Knows no collection.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from typing import Any
+
+import grpc
+from pymilvus import MilvusException
+
+_NOT_LOADED, _NOT_FOUND, _NO_CONNECTION = 101, 100, 2
+_SAFE = {(2, 4): 24, (2, 5): 27, (2, 6): 10}
+"""First patch release without CVE-2025-64513 and CVE-2026-26190, by minor release; later minors have none."""
+
+
+class IndexUnavailable(ConnectionError):
+    """Milvus cannot be reached, or did not answer within the deadline. Trying again later may help."""
+
+
+class IndexRefused(OSError):
+    """Milvus answered, and would not do it: a full disk, a server too old, a name that is taken."""
+
+
+class NotLoaded(Exception):
+    """The collection is there but not searchable yet."""
+
+
+class mapped:
+    """Turns what Milvus and gRPC raise into this module's errors: pymilvus lets raw gRPC errors through."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, grpc.RpcError):
+            raise IndexUnavailable(f"Milvus does not answer ({error.code().name})") from error
+        if not isinstance(error, MilvusException):
+            return
+        message = " ".join(str(error.message).split())[:300]
+        if error.code == _NOT_LOADED:
+            raise NotLoaded(message) from error
+        if error.code == _NO_CONNECTION:
+            raise IndexUnavailable(f"Milvus does not answer ({message})") from error
+        if error.code == _NOT_FOUND:
+            raise ValueError(f"no such collection or alias in Milvus ({message})") from error
+        raise IndexRefused(f"Milvus refuses ({message})") from error
+
+
+def login() -> dict[str, Any]:
+    """User, password, token and TLS files, as the environment has them."""
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for what is raised anyway
+    names = ("user", "password", "token", "ca_pem_path", "client_pem_path", "client_key_path", "server_name")
+    return {name: value for name in names if (value := os.environ.get(f"MILVUS_{name.upper()}"))}
+
+
+def refuse_unsafe(uri: str, version: str) -> None:
+    """A server with a known way past its authentication is used on this machine only."""
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    local = re.match(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:|/|$)", uri)
+    if found is None or local:
+        return
+    major, minor, patch = map(int, found.groups())
+    if (major, minor) < min(_SAFE) or patch < _SAFE.get((major, minor), 0):
+        safe = ", ".join(f"{a}.{b}.{c}" for (a, b), c in _SAFE.items())
+        raise IndexRefused(f"Milvus {version} at {uri} lets anyone in (CVE-2025-64513, CVE-2026-26190); from {safe} on")

@@ -1,0 +1,211 @@
+"""A catalog into a collection: scan, embed with a pool of workers, check, and only then show it to readers.
+
+Knows the order of the work; what happens to rows is in embedder, how names and aliases go in versions.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from unimir import artifacts
+from unimir.bundle import read_model_config
+from unimir.data.catalog import Catalog
+from unimir.data.items import read_ids
+from unimir.data.passes import Actors, each
+from unimir.data.readers import Unit, plan
+from unimir.index.connection import IndexRefused, IndexUnavailable
+from unimir.index.embedder import Done, Embedder, Task, worker
+from unimir.index.entities import MODALITIES, key_of
+from unimir.index.store import Store
+from unimir.index.versions import collection_for, publish
+from unimir.schema import REJECTED
+
+UNIT_ROWS = 1000
+TOLERANCE = 1e-3
+"""Largest difference of any component between a stored vector and the same item embedded again by the driver.
+
+Wider than rounding: a batch of other lengths pads otherwise, and int8 quantises by the batch."""
+_COMPARED = 16
+_SHOW_EVERY_S = 5.0
+_CARRIED = (IndexUnavailable, IndexRefused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """What to embed, with what, and where to."""
+
+    catalog: Catalog
+    bundle: Path
+    uri: str
+    out: Path
+    name: str = "catalog"
+    tenant: str = ""
+    backend: str = "torch"
+    keep: int = 1
+    delete_missing: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class _Scan:
+    """What the catalog's ids tell before anything is embedded."""
+
+    rows: int
+    repeated: list[frozenset[int]]  # by unit
+    keys: set[str]  # every key that some row of the catalog could have, rejected rows too
+
+
+def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
+    """Embeds what is new or changed, then moves the alias. Ray must be initialised.
+
+    ValueError if there is nothing to embed or nothing was good; IndexUnavailable or IndexRefused as Milvus has it. The
+    alias stays where it was in any such case, and what was stored so far is found again by the next run.
+    """
+    started = time.perf_counter()
+    bundle_id = artifacts.read_manifest(job.bundle, "bundle")["id"]
+    units = plan(job.catalog, UNIT_ROWS)
+    scan = _scanned(job, units)
+    if not scan.rows:
+        raise ValueError(f"catalog {job.catalog.name}: no rows; an index is not emptied by an empty catalog")
+    store = Store(job.uri)
+    collection = collection_for(store, job.name, bundle_id)
+    task = _task(job, store, collection)
+    done = _run(units, scan, task, actors)
+    total = Counter(embedded=0, unchanged=0, rejected=0)
+    for unit in done:
+        total.update(embedded=unit.embedded, unchanged=unit.unchanged, rejected=len(unit.rejected))
+    reasons = Counter(reason for unit in done for _, reason, _ in unit.rejected)
+    report = _write_report(job, units, done, collection)
+    if not (total["embedded"] or total["unchanged"]):
+        raise ValueError(f"catalog {job.catalog.name}: every row was rejected ({_listed(reasons)}); see {report}")
+    deleted = 0
+    if not job.dry_run:
+        deleted = _checked(job, task, store, units, scan, done)
+        publish(store, job.name, collection, keep=job.keep)
+    seconds = time.perf_counter() - started
+    read = sum(unit.read for unit in done)
+    result = {
+        "collection": collection,
+        "alias": job.name,
+        "bundle_id": bundle_id,
+        "rows_read": read,
+        "rows_embedded": total["embedded"],
+        "rows_unchanged": total["unchanged"],
+        "rows_rejected": total["rejected"],
+        "rejected": dict(sorted(reasons.items())),
+        "deleted": deleted,
+        "seconds": round(seconds, 1),
+        "rows_per_s": round(read / seconds, 1),
+        "model_s": round(sum(unit.model_s for unit in done), 2),
+        "report": str(report),
+    }
+    artifacts.finish(report, kind="embedding", id=artifacts.content_id(collection, artifacts.canonical_json(result)),
+                     parents={"bundle": bundle_id}, config=_config(job), counts=result)  # fmt: skip
+    return result
+
+
+def _scanned(job: Embedding, units: Sequence[Unit]) -> _Scan:
+    """One pass over the ids alone: the first row of an id is the item, later ones are rejected."""
+    work = functools.partial(read_ids, job.catalog)
+    functools.update_wrapper(work, read_ids)
+    found = dict(each([(unit,) for unit in units], work))
+    seen: set[str] = set()
+    keys: set[str] = set()
+    repeated = []
+    for at in range(len(units)):
+        again = []
+        for row, item_id in zip(*found[at], strict=True):
+            if item_id in seen:
+                again.append(row)
+            seen.add(item_id)
+        repeated.append(frozenset(again))
+    if job.delete_missing:
+        keys = {key_of(job.tenant, item_id, modality) for item_id in seen for modality in MODALITIES}
+    return _Scan(sum(len(rows) for rows, _ in found.values()), repeated, keys)
+
+
+def _task(job: Embedding, store: Store, collection: str) -> Task:
+    fresh = True
+    if store.exists(collection) or not job.dry_run:
+        store.create(collection, read_model_config(job.bundle).dim)
+        fresh = store.count(collection, tenant=job.tenant) == 0
+    return Task(
+        catalog=job.catalog,
+        bundle=str(job.bundle.absolute()),
+        backend=job.backend,
+        uri=job.uri,
+        collection=collection,
+        tenant=job.tenant,
+        fresh=fresh,
+        dry=job.dry_run,
+    )
+
+
+def _run(units: Sequence[Unit], scan: _Scan, task: Task, actors: Actors) -> list[Done]:
+    """Every unit's outcome in the order of the units, with a line of progress now and then."""
+    results: dict[int, Done] = {}
+    started = shown = time.monotonic()
+    items = list(zip(units, scan.repeated, strict=True))
+    rows = 0
+    for at, done in each(items, functools.partial(worker, task), actors=actors, carry=_CARRIED):
+        results[at] = done
+        rows += done.read
+        now = time.monotonic()
+        if now - shown > _SHOW_EVERY_S or len(results) == len(units):
+            shown = now
+            bar = tqdm.format_meter(rows, max(rows, scan.rows), now - started, ncols=100, prefix="embed", unit="row")
+            sys.stderr.write(f"{bar}\n")  # whole lines: a submitted job's log has no cursor
+    return [results[at] for at in range(len(units))]
+
+
+def _checked(job: Embedding, task: Task, store: Store, units: Sequence[Unit], scan: _Scan, done: Sequence[Done]) -> int:
+    """Is everything stored, and with the vectors that it should have? Deletes what left the catalog, if told to."""
+    expected = {key for unit in done for key in unit.keys}
+    stored = set(store.keys(task.collection, task.tenant))
+    missing = len(expected - stored)
+    if missing:
+        raise IndexRefused(f"{missing} of {len(expected)} rows are not in {task.collection} after writing them")
+    gone = sorted(stored - expected - scan.keys) if job.delete_missing else []
+    for start in range(0, len(gone), 1000):
+        store.delete(task.collection, gone[start : start + 1000])
+    if any(unit.embedded for unit in done):
+        first = next(at for at, unit in enumerate(done) if unit.keys)
+        difference = Embedder(task).compare(units[first], scan.repeated[first], _COMPARED)
+        if not difference <= TOLERANCE:  # also true for NaN
+            raise IndexRefused(
+                f"{task.collection} does not hold the vectors of bundle {job.bundle.name} "
+                f"(off by {difference:.2e}, tolerance {TOLERANCE:.0e})"
+            )
+    return len(gone)
+
+
+def _write_report(job: Embedding, units: Sequence[Unit], done: Sequence[Done], collection: str) -> Path:
+    """A directory with every rejected row and its reason."""
+    whose = f"{collection}-{artifacts.content_id(job.tenant)[:8]}" if job.tenant else collection
+    directory = artifacts.start(job.out / "embeddings" / whose)
+    rows = [
+        {"source": job.catalog.name, "file": unit.file.label, "row": row, "reason": reason, "detail": detail}
+        for unit, told in zip(units, done, strict=True)
+        for row, reason, detail in told.rejected
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED), directory / "rejected.parquet")
+    return directory
+
+
+def _config(job: Embedding) -> Mapping[str, Any]:
+    return {"catalog": job.catalog.name, "tenant": job.tenant, "backend": job.backend, "keep": job.keep}
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(5))

@@ -1,0 +1,233 @@
+"""One worker's work: a unit of a catalog to rows with vectors in the index, skipping what is there already.
+
+Knows an encoder, the store and one unit at a time; which rows repeat an id of elsewhere is told to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimir.data.catalog import Catalog
+from unimir.data.items import Item, read_items
+from unimir.data.readers import Unit
+from unimir.data.rows import Rejects
+from unimir.index.connection import IndexUnavailable
+from unimir.index.entities import MODALITIES, Row, key_of, problems, rows_of
+from unimir.index.store import Store
+from unimir.infer import Encoder
+
+T = TypeVar("T")
+WINDOW_ROWS = 256
+"""Items that are embedded together: enough to sort by length, little enough to hold their pictures' pixels."""
+UPSERT_ROWS = 256
+PATIENCE_S = 120.0
+"""How long a worker waits for a Milvus that does not answer before it gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every worker of one job is told."""
+
+    catalog: Catalog
+    bundle: str
+    backend: str
+    uri: str
+    collection: str
+    tenant: str
+    fresh: bool  # nothing was stored when the job began, so nothing needs to be compared
+    dry: bool  # compare, but neither embed nor write
+
+    @property
+    def salt(self) -> str:
+        """What decides vectors beside the item and the bundle (whose id is in the collection's name)."""
+        return self.backend
+
+
+@dataclass
+class Done:
+    """What a worker tells of a unit."""
+
+    embedded: int = 0
+    unchanged: int = 0
+    rejected: list[tuple[int, str, str]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)  # of every row that must be stored now
+    model_s: float = 0.0
+
+    @property
+    def read(self) -> int:
+        """Items read: each is embedded, unchanged or rejected."""
+        return self.embedded + self.unchanged + len(self.rejected)
+
+
+@dataclass
+class _Window:
+    """Items on their way: those to embed, with their pixels, and keys of rows that they no longer have."""
+
+    items: list[Item] = field(default_factory=list)
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+
+
+class Embedder:
+    """Does units one after the other. Reading ahead and writing behind, so that the model never waits for either."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._encoder = Encoder.from_bundle(task.bundle, backend=task.backend)
+        self._store = Store(task.uri)
+
+    def __call__(self, unit: Unit, repeated: frozenset[int]) -> Done:
+        """Rows `repeated` carry an id that an earlier row of the catalog has."""
+        done = Done()
+        rejects = Rejects(self._task.catalog.name, unit.file.label)
+        chunks = read_items(self._task.catalog, unit, rejects, WINDOW_ROWS)
+        with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+
+            def ahead() -> _Window | None:
+                items = next(chunks, None)
+                return None if items is None else self._window(items, repeated, rejects, done)
+
+            coming = reader.submit(ahead)
+            writing: Future[None] | None = None
+            while (window := coming.result()) is not None:
+                coming = reader.submit(ahead)
+                rows, vectors_ND = self._embedded(window, rejects, done)
+                if writing is not None:
+                    writing.result()  # one at a time: a slow index must not fill the memory
+                writing = writer.submit(self._write, rows, vectors_ND, window.stale)
+            if writing is not None:
+                writing.result()
+        done.rejected = rejects.rows
+        return done
+
+    def compare(self, unit: Unit, repeated: frozenset[int], limit: int) -> float:
+        """Largest difference of any component between stored vectors of a unit's first items and fresh ones."""
+        rejects = Rejects("", "")
+        chunk = next(read_items(self._task.catalog, unit, rejects, limit), [])
+        window = _Window()
+        for item in chunk:
+            if item.row not in repeated:
+                self._decode(item, window, rejects)
+        rows, vectors_ND = self._embedded(window, rejects, Done())
+        keys = [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
+        stored = self._store.get(self._task.collection, keys, ["vector"])
+        if len(stored) < len(keys):
+            return float("inf")
+        found_ND = np.asarray([stored[key]["vector"] for key in keys], np.float32)
+        return float(np.abs(found_ND - vectors_ND).max(initial=0.0))
+
+    def _window(self, items: Sequence[Item], repeated: frozenset[int], rejects: Rejects, done: Done) -> _Window:
+        """What of a chunk has to be embedded: new or changed items whose pictures can be read."""
+        window = _Window()
+        kept = [item for item in items if item.row not in repeated]
+        for item in items:
+            if item.row in repeated:
+                rejects.add(item.row, "duplicate id", item.id)
+        keys = [[key_of(self._task.tenant, item.id, modality) for modality in MODALITIES] for item in kept]
+        stored: dict[str, Row] = {}
+        if not self._task.fresh:
+            wanted = [key for pair in keys for key in pair]
+            stored = _patiently(self._store.get, self._task.collection, wanted, ["content_hash"])
+        for item, pair in zip(kept, keys, strict=True):
+            rows = rows_of(item, self._task.tenant, self._task.salt)
+            needed = {key_of(row["tenant"], row["id"], row["modality"]): row["content_hash"] for row in rows}
+            found = {key: stored[key]["content_hash"] for key in pair if key in stored}
+            if found == needed:
+                done.unchanged += 1
+                done.keys += needed
+            elif self._decode(item, window, rejects):
+                window.stale += [key for key in found if key not in needed]
+        return window
+
+    def _decode(self, item: Item, window: _Window, rejects: Rejects) -> bool:
+        if item.picture is not None:
+            try:
+                window.pixels[item.row] = self._encoder.pixels(item.picture)
+            except ValueError as error:
+                rejects.add(item.row, str(error), item.id)
+                return False
+        window.items.append(item)
+        return True
+
+    def _embedded(self, window: _Window, rejects: Rejects, done: Done) -> tuple[list[Row], NDArray[np.float32]]:
+        """Rows and vectors of the window's items; an item that fails takes no other along."""
+        started = time.perf_counter()
+        rows: list[Row] = []
+        parts = [np.empty((0, self._encoder.dim), np.float32)]
+        for items, vectors_ND in [] if self._task.dry else self._divided(window.items, window.pixels, rejects):
+            own = [rows_of(item, self._task.tenant, self._task.salt) for item in items]
+            flat = [row for listed in own for row in listed]
+            bad = problems(flat, vectors_ND)
+            for item in items:
+                reasons = {bad[at] for at, row in enumerate(flat) if at in bad and row["id"] == item.id}
+                if reasons:
+                    rejects.add(item.row, min(reasons), item.id)
+                else:
+                    done.embedded += 1
+            lost = {flat[at]["id"] for at in bad}
+            good = [at for at, row in enumerate(flat) if row["id"] not in lost]
+            rows += [flat[at] for at in good]
+            parts.append(vectors_ND[good])
+        if self._task.dry:
+            done.embedded += len(window.items)
+        done.keys += [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
+        done.model_s += time.perf_counter() - started
+        return rows, np.concatenate(parts)
+
+    def _divided(
+        self, items: Sequence[Item], pixels: dict[int, NDArray[np.uint8]], rejects: Rejects
+    ) -> list[tuple[Sequence[Item], NDArray[np.float32]]]:
+        """The items' vectors in the order of their rows; halves where the whole fails, down to the one that does."""
+        if not items:
+            return []
+        try:
+            return [(items, self._vectors(items, pixels))]
+        except Exception as error:  # whatever a model raises for one item must not stop the others
+            if len(items) == 1:
+                rejects.add(items[0].row, "cannot be embedded", f"{items[0].id}: {type(error).__name__}: {error}")
+                return []
+        half = len(items) // 2
+        return self._divided(items[:half], pixels, rejects) + self._divided(items[half:], pixels, rejects)
+
+    def _vectors(self, items: Sequence[Item], pixels: dict[int, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        shown = [item for item in items if item.picture is not None]
+        said = [item for item in items if item.words]
+        towers: dict[str, NDArray[np.float32]] = {}
+        if shown:
+            towers["image"] = self._encoder.embed_pixels(np.stack([pixels[item.row] for item in shown]))
+        if said:
+            towers["text"] = self._encoder.embed_texts([item.words for item in said])
+        following = {modality: iter(vectors_ND) for modality, vectors_ND in towers.items()}
+        return np.stack([next(following[row["modality"]]) for item in items for row in rows_of(item, "", "")])
+
+    def _write(self, rows: list[Row], vectors_ND: NDArray[np.float32], stale: list[str]) -> None:
+        for start in range(0, len(rows), UPSERT_ROWS):
+            part = slice(start, start + UPSERT_ROWS)
+            _patiently(self._store.upsert, self._task.collection, rows[part], vectors_ND[part])
+        if stale and not self._task.dry:
+            _patiently(self._store.delete, self._task.collection, stale)
+
+
+def _patiently(call: Callable[..., T], *args: Any) -> T:
+    """The call, made again while Milvus does not answer: it may be starting again. Upserts and deletes can repeat."""
+    deadline, pause = time.monotonic() + PATIENCE_S, 0.2
+    while True:
+        try:
+            return call(*args)
+        except IndexUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def worker(task: Task) -> Callable[..., Any]:
+    """An Embedder for one actor."""
+    return Embedder(task)
