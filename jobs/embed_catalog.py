@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
             name=args.name,
             tenant=args.tenant,
             backend=args.backend,
+            device="cuda" if args.gpus else "cpu",
             keep=args.keep,
             delete_missing=args.delete_missing,
             dry_run=args.dry_run,

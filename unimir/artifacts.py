@@ -74,6 +74,13 @@ def finish(directory: Path, *, kind: str, id: str, parents: Mapping[str, str], *
     return manifest
 
 
+def replace(unfinished: Path, directory: Path) -> None:
+    """Puts a finished directory at its place, instead of whatever is there."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    unfinished.rename(directory)
+
+
 def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
     """The manifest of a finished artifact of this kind; ValueError says what is there instead."""
     path = directory / MANIFEST

@@ -33,7 +33,7 @@ GOLDEN_TOLERANCE = 1e-4
 """Largest absolute difference of any component of a golden unit vector, on whatever machine loads the bundle."""
 
 _FILES = ("model.safetensors", "config.json", "tokenizer.json", "golden.safetensors")
-_GOLDEN_TEXTS = (
+GOLDEN_TEXTS = (
     "two red boats at the beach",
     "Zeig mir bitte ein Foto von einem Hund vom letzten Monat",
     "пожалуйста найди синий дом",
@@ -168,7 +168,7 @@ def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
 def golden_vectors(model: UniMIR, tokenizer: TextTokenizer, preprocess: Preprocess) -> dict[str, NDArray[np.float32]]:
     """Vectors of fixed texts (plain and fused) and of generated pictures, the fingerprint of the whole path."""
     device = next(model.parameters()).device
-    tokens = TokenBatch.from_lists(tokenizer.encode(_GOLDEN_TEXTS)).to(device)
+    tokens = TokenBatch.from_lists(tokenizer.encode(GOLDEN_TEXTS)).to(device)
     features = model.encode_text(tokens, understand=True)
     pixels = np.stack([preprocess.pixels(picture) for picture in _golden_pictures()])
     return {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,37 +21,87 @@ from unimir.config import PrepareConfig
 from unimir.data.clean import normalise
 from unimir.data.image import decode_image
 from unimir.model.tokens import TokenBatch, token_chunks
+from unimir.model.unimir import UniMIR
+from unimir.onnx_text import PRECISIONS, OnnxText, exported
 from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
-BACKENDS = ("torch",)
-"""What can run the text tower."""
+Probabilities = NDArray[np.float32]
+BACKENDS = ("torch", *(f"onnx-{precision}" for precision in PRECISIONS))
+"""What can run the text side: PyTorch anywhere, ONNX Runtime on a CPU."""
 CPU_TOKENS, GPU_TOKENS = 1536, 32_768
 """Padded tokens of one forward pass: on a CPU more fall out of its cache, on a GPU fewer leave it idle."""
+
+
+class TextSide(Protocol):
+    """What runs the text tower, heads and fusion over a chunk of texts of similar length, given as token ids."""
+
+    def vectors(self, ids: Sequence[Sequence[int]], *, fused: bool) -> NDArray[np.float32]:
+        """Unit vectors [B, D], fused or plain."""
+
+    def understand(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:
+        """Fused vectors [B, D], intent logits [B, I] and tag logits [T, G] from one forward pass."""
+
+
+class TorchText:
+    """The text side in PyTorch, on the model's device."""
+
+    def __init__(self, model: UniMIR) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+
+    def vectors(self, ids: Sequence[Sequence[int]], *, fused: bool) -> NDArray[np.float32]:
+        """As in TextSide."""
+        with torch.inference_mode():
+            tokens = self._tokens(ids)
+            features = self._model.encode_text(tokens, understand=fused)
+            return _array(self._model.fuse(features, tokens) if fused else features.z_BD)
+
+    def understand(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:
+        """As in TextSide."""
+        with torch.inference_mode():
+            tokens = self._tokens(ids)
+            features = self._model.encode_text(tokens, understand=True)
+            assert features.understood is not None
+            fused_BD = self._model.fuse(features, tokens)
+            return _array(fused_BD), _array(features.understood.intent_BI), _array(features.understood.tag_TG)
+
+    def _tokens(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
+        return TokenBatch.from_lists([list(row) for row in ids]).to(self._device)
 
 
 class Encoder:
     """Embeds texts and images and parses queries with one bundle. Not thread-safe; make one per worker."""
 
-    def __init__(self, bundle: Bundle, *, image_batch: int = 64, chunk_tokens: int = 16_384) -> None:
+    def __init__(self, bundle: Bundle, *, text: TextSide | None = None, image_batch: int = 64) -> None:
         self.bundle = bundle
         self.id = bundle.id
         self.dim = bundle.model.config.dim
         self._model = bundle.model
         self._device = next(bundle.model.parameters()).device
-        bundle.model.text.token_budget = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS
+        self._budget = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS
+        bundle.model.text.token_budget = self._budget
+        self._text = text or TorchText(bundle.model)
         self._sets = {label_set.name: number for number, label_set in enumerate(bundle.label_sets)}
         self._steps = [allowed_steps(label_set.tags) for label_set in bundle.label_sets]
         self._image_batch = image_batch
-        self._chunk_tokens = chunk_tokens
         self._limits = PrepareConfig()
 
     @classmethod
     def from_bundle(cls, path: Path | str, *, device: str = "cpu", backend: str = "torch") -> Encoder:
-        """Loads a bundle directory, checking its golden vectors. ValueError if it is damaged."""
+        """Loads a bundle directory, checking its golden vectors. ValueError if it is damaged.
+
+        `backend` onnx-fp32 or onnx-int8 exports the text side beside the bundle the first time.
+        """
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}; one of {', '.join(BACKENDS)}")
-        return cls(load_bundle(Path(path), device=device))
+        bundle = load_bundle(Path(path), device=device)
+        if backend == "torch":
+            return cls(bundle)
+        if device != "cpu":
+            raise ValueError(f"backend {backend!r} runs on a CPU; device is {device!r}")
+        directory = exported(Path(path), bundle, backend.removeprefix("onnx-"))
+        return cls(bundle, text=OnnxText(directory, bundle.tokenizer.pad_id))
 
     @property
     def label_sets(self) -> list[str]:
@@ -66,12 +117,8 @@ class Encoder:
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         ids = self.bundle.tokenizer.encode(_clean(texts))
-        with torch.inference_mode():
-            for rows in token_chunks([len(row) for row in ids], self._chunk_tokens):
-                tokens = TokenBatch.from_lists([ids[row] for row in rows]).to(self._device)
-                features = self._model.encode_text(tokens, understand=as_query)
-                z_BD = self._model.fuse(features, tokens) if as_query else features.z_BD
-                vectors[rows] = z_BD.float().cpu().numpy()
+        for rows in token_chunks([len(row) for row in ids], self._budget):
+            vectors[rows] = self._text.vectors([ids[row] for row in rows], fused=as_query)
         return self._prefix(vectors, dimensions)
 
     def embed_images(
@@ -116,37 +163,23 @@ class Encoder:
         encoded = self.bundle.tokenizer.encode_with_offsets(clean)
         vectors = np.empty((len(texts), self.dim), np.float32)
         parses: dict[int, Parse] = {}
-        with torch.inference_mode():
-            for rows in token_chunks([len(ids) for ids, _ in encoded], self._chunk_tokens):
-                tokens = TokenBatch.from_lists([encoded[row][0] for row in rows]).to(self._device)
-                z_BD, intents_BI, tags_TG = self._understand(tokens, self._sets[name])
-                vectors[rows] = z_BD.float().cpu().numpy()
-                start = 0
-                for row, intent_I in zip(rows, intents_BI.cpu(), strict=True):
-                    stop = start + len(encoded[row][0])
-                    parses[row] = self._decode(clean[row], name, intent_I, tags_TG[start:stop].cpu(), encoded[row][1])
-                    start = stop
+        heads, number = self._model.nlu, self._sets[name]
+        intents, tags = slice(*heads.intent_ranges[number]), slice(*heads.tag_ranges[number])
+        for rows in token_chunks([len(ids) for ids, _ in encoded], self._budget):
+            vectors[rows], intent_BI, tag_TG = self._text.understand([encoded[row][0] for row in rows])
+            intent_BI, tag_TG = _softmax(intent_BI[:, intents]), _softmax(tag_TG[:, tags])
+            start = 0
+            for row, intent_I in zip(rows, intent_BI, strict=True):
+                stop = start + len(encoded[row][0])
+                parses[row] = self._decode(clean[row], name, intent_I, tag_TG[start:stop], encoded[row][1])
+                start = stop
         return vectors, [parses[row] for row in range(len(texts))]
 
-    def _understand(self, tokens: TokenBatch, set_number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Fused vectors, intent probabilities and tag probabilities of one chunk."""
-        features = self._model.encode_text(tokens, understand=True)
-        assert features.understood is not None
-        heads = self._model.nlu
-        first, last = heads.intent_ranges[set_number]
-        tag_first, tag_last = heads.tag_ranges[set_number]
-        intents_BI = features.understood.intent_BI[:, first:last].softmax(-1)
-        return (
-            self._model.fuse(features, tokens),
-            intents_BI,
-            features.understood.tag_TG[:, tag_first:tag_last].softmax(-1),
-        )
-
-    def _decode(self, text: str, name: str, intent_I: torch.Tensor, tag_TG: torch.Tensor, offsets: Offsets) -> Parse:
+    def _decode(self, text: str, name: str, intent_I: Probabilities, tag_TG: Probabilities, offsets: Offsets) -> Parse:
         label_set = self.bundle.label_sets[self._sets[name]]
         # Special tokens and lone spaces cover no characters and carry no tag.
         visible = [place for place, (start, stop) in enumerate(offsets) if stop > start]
-        scores_VG = tag_TG[visible].numpy()
+        scores_VG = tag_TG[visible]
         path = best_path(np.log(scores_VG + 1e-9), self._steps[self._sets[name]]) if visible else []
         spans = [offsets[place] for place in visible]
         scores = scores_VG[np.arange(len(path)), path].tolist()
@@ -178,6 +211,17 @@ class Encoder:
         prefix = vectors[:, :dimensions]
         unit: NDArray[np.float32] = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
         return unit
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return found
+
+
+def _softmax(logits: NDArray[np.float32]) -> Probabilities:
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    shares: Probabilities = powers / powers.sum(-1, keepdims=True)
+    return shares
 
 
 def _clean(texts: Sequence[str]) -> list[str]:

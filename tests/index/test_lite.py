@@ -49,7 +49,8 @@ def test_a_second_user_finds_the_first_ones_server_and_leaves_it_running(tmp_pat
 def test_a_killed_server_comes_back_at_the_same_address(tmp_path: Path) -> None:
     with embedded(tmp_path) as uri:
         time.sleep(2.1)  # one that dies at once is not started again
-        (server,) = [pid for pid in children(os.getpid()) if b"unimir.index.lite" in _command(pid)]
+        port = str(port_of(uri)).encode()
+        (server,) = [pid for pid in children(os.getpid()) if port in _command(pid).split(b"\0")]
         os.kill(server, signal.SIGKILL)
         assert until(lambda: not _listens(port_of(uri)), 5)
         assert until(lambda: _listens(port_of(uri)))

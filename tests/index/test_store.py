@@ -1,5 +1,6 @@
 """Is the store exact: what goes in comes out, filters mean what they say, bad input never reaches a backend?"""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unimir.index.connection import IndexRefused, IndexUnavailable, refuse_unsafe
+from unimir.index.entities import key_of, milliseconds, problems
 from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
-from unimir.index.store import MAX_LIMIT, IndexUnavailable, Store, key_of, problems
+from unimir.index.requests import MAX_LIMIT, IndexConfig
+from unimir.index.store import AsyncStore, Store
 
 DIM = 8
 PLACES = ["Köln", 'a "b" \\ c', "東京", "😀 tab\t", ""]
@@ -29,6 +33,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "price": number / 4 if number % 7 else float(MISSING["number"]),
         "tags": [f"t{number % 2}", f"u{number % 3}"][: number % 4],
         "content_hash": str(number),
+        "extra": {"brand": f"b{number}"},
         **changes,
     }
 
@@ -116,8 +121,10 @@ def test_upsert_replaces_and_delete_forgets(store: Store) -> None:
     store.create("changing", DIM)
     store.upsert("changing", [row(1), row(1, content_hash="last")], unit(2))
     assert store.count("changing") == 1
-    key = key_of(TENANTS[1], "item-1")
-    assert store.hashes("changing", [key, key_of(TENANTS[0], "item-1")]) == {key: "last"}
+    key = key_of(TENANTS[1], "item-1", "text")
+    found = store.get("changing", [key, key_of(TENANTS[0], "item-1", "text")], ["content_hash", "extra"])
+    assert {key: row["content_hash"] for key, row in found.items()} == {key: "last"}
+    assert found[key]["extra"] == {"brand": "b1"}
     store.delete("changing", [key, "0" * 32])
     assert store.count("changing") == 0
 
@@ -183,3 +190,106 @@ def test_an_alias_moves_in_one_step(store: Store, items: str) -> None:
 def test_nobody_there_is_said_within_the_deadline() -> None:
     with pytest.raises(IndexUnavailable, match="Milvus does not answer"):
         Store("http://127.0.0.1:1", deadline_s=2)
+
+
+def test_of_an_items_rows_only_the_best_one_is_shown(store: Store) -> None:
+    store.create("modalities", DIM)
+    rows = [row(number, tenant="t", modality=modality) for number in range(30) for modality in ("image", "text")]
+    vectors = unit(60)
+    store.upsert("modalities", rows, vectors)
+    query = unit(1, 4)
+    scores = (vectors @ query[0]).reshape(30, 2)
+    best = np.argsort(-scores.max(1))
+    (hits,) = store.search("modalities", query, tenant="t", limit=10, fields=["modality"], by_item=True)
+    assert [hit.fields["id"] for hit in hits] == [f"item-{at}" for at in best[:10]]
+    assert [hit.fields["modality"] for hit in hits] == [("image", "text")[scores[at].argmax()] for at in best[:10]]
+    (later,) = store.search("modalities", query, tenant="t", limit=5, offset=5, by_item=True)
+    assert [hit.fields["id"] for hit in later] == [f"item-{at}" for at in best[5:10]]
+
+
+def test_keys_and_tenants_are_listed_whole(store: Store) -> None:
+    store.create("listed", DIM)
+    rows = [row(number, tenant=f"t{number % 3}") for number in range(9000)]
+    for start in range(0, 9000, 1000):
+        store.upsert("listed", rows[start : start + 1000], unit(1000, start))
+    for tenant in ("t0", "t2"):
+        keys = list(store.keys("listed", tenant))
+        assert len(keys) == 3000
+        assert set(keys) == {key_of(tenant, one["id"], "text") for one in rows if one["tenant"] == tenant}
+    assert store.tenants("listed") == {"t0", "t1", "t2"}
+    assert list(store.keys("listed", "nobody")) == []
+
+
+@pytest.mark.parametrize("kind", ["FLAT", "IVF_FLAT", "IVF_SQ8"])
+def test_other_kinds_of_index_find_the_same(store: Store, milvus_uri: str, kind: Any) -> None:
+    other = Store(milvus_uri, index=IndexConfig(kind=kind, build={} if kind == "FLAT" else {"nlist": 4}))
+    other.create(f"kind_{kind}", DIM)
+    other.upsert(f"kind_{kind}", [row(number, tenant="t") for number in range(200)], unit(200))
+    assert other.count(f"kind_{kind}") == 200
+    (hits,) = other.search(f"kind_{kind}", unit(1, 8), tenant="t", limit=5)
+    nearest = np.argsort(-(unit(200) @ unit(1, 8)[0]))[:5]
+    assert len({hit.fields["id"] for hit in hits} & {f"item-{at}" for at in nearest}) >= 4
+    with pytest.raises(ValueError, match=f"collection kind_{kind} has an index of kind {kind}, not HNSW"):
+        store.create(f"kind_{kind}", DIM)
+    other.close()
+
+
+def test_a_wide_search_is_allowed_on_every_backend(store: Store, items: str) -> None:
+    (hits,) = store.search(items, unit(1), tenant=TENANTS[0], limit=MAX_LIMIT, offset=3)
+    assert len(hits) == len(ROWS) // 2 - 3
+
+
+def test_serving_sees_the_same_through_its_own_client(store: Store, items: str, milvus_uri: str) -> None:
+    async def all_of_it() -> None:
+        serving = AsyncStore(milvus_uri)
+        try:
+            found = await serving.search(items, unit(3, 9), tenant=TENANTS[0], limit=5, fields=["place"])
+            assert found == store.search(items, unit(3, 9), tenant=TENANTS[0], limit=5, fields=["place"])
+            await serving.upsert("async", [row(1)], unit(1))
+            key = key_of(TENANTS[1], "item-1", "text")
+            assert (await serving.get("async", [key], ["id"]))[key]["id"] == "item-1"
+            await serving.delete("async", [key])
+            assert await serving.get("async", [key], ["id"]) == {}
+            with pytest.raises(ValueError, match="no such collection or alias"):
+                await serving.search("absent", unit(1), tenant="a", limit=1)
+        finally:
+            await serving.close()
+
+    store.create("async", DIM)
+    asyncio.run(all_of_it())
+
+
+def test_a_missing_alias_is_said_to_be_missing(store: Store) -> None:
+    with pytest.raises(ValueError, match="no such collection or alias"):
+        store.search("absent", unit(1), tenant="a", limit=1)
+
+
+def test_a_query_of_another_dimension_is_refused(store: Store, items: str) -> None:
+    with pytest.raises(ValueError, match="query vectors have 9 dimensions, collection items has 8"):
+        store.search(items, np.ones((1, DIM + 1), np.float32), tenant="a", limit=1)
+
+
+@pytest.mark.parametrize(
+    ("uri", "version", "refused"),
+    [
+        ("http://127.0.0.1:19530", "v2.3.5", False),
+        ("http://milvus.example:19530", "v2.3.5", True),
+        ("http://milvus.example:19530", "2.4.23", True),
+        ("http://milvus.example:19530", "v2.5.27", False),
+        ("https://milvus.example", "v2.7.0", False),
+        ("https://127.0.0.1.example", "v2.6.9", True),
+        ("http://milvus.example", "milvus_lite-3.2.2", False),
+    ],
+)
+def test_servers_that_let_anyone_in_are_used_on_this_machine_only(uri: str, version: str, refused: bool) -> None:
+    if refused:
+        with pytest.raises(IndexRefused, match="lets anyone in"):
+            refuse_unsafe(uri, version)
+    else:
+        refuse_unsafe(uri, version)
+
+
+def test_times_are_whole_milliseconds_for_every_year() -> None:
+    assert milliseconds(datetime(1970, 1, 1, 0, 0, 1, 1000, UTC)) == 1001
+    assert milliseconds(datetime(1, 1, 1, tzinfo=UTC)) == -62135596800000
+    assert milliseconds(None) == MISSING["time"]

@@ -31,7 +31,6 @@ from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
 from unimir.schema import REJECTED
 
-UNIT_ROWS = 1000
 TOLERANCE = 1e-3
 """Largest difference of any component between a stored vector and the same item embedded again by the driver.
 
@@ -52,9 +51,11 @@ class Embedding:
     name: str = "catalog"
     tenant: str = ""
     backend: str = "torch"
+    device: str = "cpu"
     keep: int = 1
     delete_missing: bool = False
     dry_run: bool = False
+    unit_rows: int = 1000  # what a worker does at a time, and does again if it dies
 
 
 @dataclass
@@ -74,7 +75,7 @@ def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
     """
     started = time.perf_counter()
     bundle_id = artifacts.read_manifest(job.bundle, "bundle")["id"]
-    units = plan(job.catalog, UNIT_ROWS)
+    units = plan(job.catalog, job.unit_rows)
     scan = _scanned(job, units)
     if not scan.rows:
         raise ValueError(f"catalog {job.catalog.name}: no rows; an index is not emptied by an empty catalog")
@@ -117,9 +118,12 @@ def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
 
 def _scanned(job: Embedding, units: Sequence[Unit]) -> _Scan:
     """One pass over the ids alone: the first row of an id is the item, later ones are rejected."""
-    work = functools.partial(read_ids, job.catalog)
-    functools.update_wrapper(work, read_ids)
-    found = dict(each([(unit,) for unit in units], work))
+    if len(units) == 1:
+        found = {0: read_ids(job.catalog, units[0])}
+    else:
+        work = functools.partial(read_ids, job.catalog)
+        functools.update_wrapper(work, read_ids)
+        found = dict(each([(unit,) for unit in units], work))
     seen: set[str] = set()
     keys: set[str] = set()
     repeated = []
@@ -144,6 +148,7 @@ def _task(job: Embedding, store: Store, collection: str) -> Task:
         catalog=job.catalog,
         bundle=str(job.bundle.absolute()),
         backend=job.backend,
+        device=job.device,
         uri=job.uri,
         collection=collection,
         tenant=job.tenant,
@@ -154,6 +159,8 @@ def _task(job: Embedding, store: Store, collection: str) -> Task:
 
 def _run(units: Sequence[Unit], scan: _Scan, task: Task, actors: Actors) -> list[Done]:
     """Every unit's outcome in the order of the units, with a line of progress now and then."""
+    if len(units) == 1:  # not worth the start of a worker
+        return [Embedder(task)(units[0], scan.repeated[0])]
     results: dict[int, Done] = {}
     started = shown = time.monotonic()
     items = list(zip(units, scan.repeated, strict=True))

@@ -5,11 +5,12 @@ Knows an encoder, the store and one unit at a time; which rows repeat an id of e
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ from unimir.data.rows import Rejects
 from unimir.index.connection import IndexUnavailable
 from unimir.index.entities import MODALITIES, Row, key_of, problems, rows_of
 from unimir.index.store import Store
-from unimir.infer import Encoder
+
+if TYPE_CHECKING:
+    from unimir.infer import Encoder
 
 T = TypeVar("T")
 WINDOW_ROWS = 256
@@ -38,6 +41,7 @@ class Task:
     catalog: Catalog
     bundle: str
     backend: str
+    device: str
     uri: str
     collection: str
     tenant: str
@@ -80,8 +84,14 @@ class Embedder:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._encoder = Encoder.from_bundle(task.bundle, backend=task.backend)
         self._store = Store(task.uri)
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        """Loaded when the first item needs it: where nothing changed, none does."""
+        from unimir.infer import Encoder
+
+        return Encoder.from_bundle(self._task.bundle, backend=self._task.backend, device=self._task.device)
 
     def __call__(self, unit: Unit, repeated: frozenset[int]) -> Done:
         """Rows `repeated` carry an id that an earlier row of the catalog has."""
@@ -160,7 +170,7 @@ class Embedder:
         """Rows and vectors of the window's items; an item that fails takes no other along."""
         started = time.perf_counter()
         rows: list[Row] = []
-        parts = [np.empty((0, self._encoder.dim), np.float32)]
+        parts: list[NDArray[np.float32]] = []
         for items, vectors_ND in [] if self._task.dry else self._divided(window.items, window.pixels, rejects):
             own = [rows_of(item, self._task.tenant, self._task.salt) for item in items]
             flat = [row for listed in own for row in listed]
@@ -179,7 +189,7 @@ class Embedder:
             done.embedded += len(window.items)
         done.keys += [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
         done.model_s += time.perf_counter() - started
-        return rows, np.concatenate(parts)
+        return rows, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
     def _divided(
         self, items: Sequence[Item], pixels: dict[int, NDArray[np.uint8]], rejects: Rejects

@@ -17,18 +17,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_S = 60.0
 """Longest wait for a server to listen; recovery of a large directory is the slow part."""
 _POLL_S = 0.05
+_AGAIN_S = 1.0
 _LEAST_LIFE_S = 2.0  # a server that dies sooner than this after its start is not started again
 
 
 @contextmanager
 def embedded(directory: Path) -> Iterator[str]:
-    """The URI of the directory's server, started if nobody owns it yet. RuntimeError if it does not come up."""
+    """The URI of the directory's server, started if nobody owns it yet. ConnectionError if it does not come up."""
     directory.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + START_S
     with (directory / "owner.lock").open("a") as lock:
@@ -38,7 +39,7 @@ def embedded(directory: Path) -> Iterator[str]:
                 yield uri
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{directory}: another process owns this Milvus, but it did not come up")
+                raise ConnectionError(f"{directory}: another process owns this Milvus, but it did not come up")
             time.sleep(_POLL_S)
         server = _Server(directory)
         try:
@@ -87,8 +88,7 @@ class _Server:
         """Ends the server cleanly, or by force if that takes too long."""
         self._stopping.set()
         (self._directory / "endpoint.json").unlink(missing_ok=True)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._let_go()
         try:
             self._process.wait(timeout=START_S)
         except subprocess.TimeoutExpired:
@@ -104,9 +104,14 @@ class _Server:
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_S
         while not _listens(self._port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 self._process.kill()
-                raise RuntimeError(f"Milvus Lite did not come up; see {self._directory / 'server.log'}")
+                raise ConnectionError(f"Milvus Lite did not come up; see {self._directory / 'server.log'}")
+            if self._process.poll() is not None:
+                # The server of an owner that was killed may still hold the directory for a moment.
+                self._let_go()
+                time.sleep(_AGAIN_S)
+                self._process = self._start()
             time.sleep(_POLL_S)
 
     def _keep_alive(self) -> None:
@@ -115,7 +120,14 @@ class _Server:
             self._process.wait()
             if self._stopping.is_set() or time.monotonic() - started < _LEAST_LIFE_S:
                 return
+            self._let_go()
             self._process = self._start()
+
+    def _let_go(self) -> None:
+        """Closes our end of the server's standard input, at whose end it stops."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
 
 def _uri(port: int) -> str:

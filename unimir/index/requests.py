@@ -95,6 +95,17 @@ def search_request(
     }
 
 
+def dim_of(described: Mapping[str, Any]) -> int:
+    """Dimensions of a described collection's vectors."""
+    return int(next(f["params"]["dim"] for f in described["fields"] if f["name"] == "vector"))
+
+
+def same_dim(collection: str, dim: int, queries_QD: NDArray[np.float32]) -> None:
+    """ValueError unless the queries have the collection's dimensions: Milvus Lite would answer with anything."""
+    if queries_QD.shape[1] != dim:
+        raise ValueError(f"query vectors have {queries_QD.shape[1]} dimensions, collection {collection} has {dim}")
+
+
 def hits_of(found: Any, limit: int, offset: int, by_item: bool) -> list[list[Hit]]:
     """Hits per query from the client's answer."""
     ranked = [[Hit(hit["distance"], hit["entity"]) for hit in hits] for hits in found]

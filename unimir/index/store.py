@@ -18,7 +18,17 @@ from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
 from unimir.index.connection import NotLoaded, login, mapped, refuse_unsafe
 from unimir.index.entities import MAX_BYTES, Row
 from unimir.index.filters import Filter
-from unimir.index.requests import MAX_WINDOW, Hit, IndexConfig, entities, hits_of, search_request, within
+from unimir.index.requests import (
+    MAX_WINDOW,
+    Hit,
+    IndexConfig,
+    dim_of,
+    entities,
+    hits_of,
+    same_dim,
+    search_request,
+    within,
+)
 
 DEADLINE_S = 10.0
 SLOW_S = 600.0
@@ -34,6 +44,7 @@ class Store:
     def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
         self._deadline_s = deadline_s
         self._index = index or IndexConfig()
+        self._dims: dict[str, int] = {}
         with mapped():
             self._client = MilvusClient(uri, timeout=deadline_s, **login())
         refuse_unsafe(uri, self._send("get_server_version"))
@@ -69,8 +80,7 @@ class Store:
 
     def dim(self, collection: str) -> int:
         """Dimensions of its vectors."""
-        described = self._send("describe_collection", collection)
-        return int(next(f["params"]["dim"] for f in described["fields"] if f["name"] == "vector"))
+        return dim_of(self._send("describe_collection", collection))
 
     def upsert(self, collection: str, rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> None:
         """Stores rows, replacing those of equal tenant, id and modality; of equal ones in the batch the last counts.
@@ -112,6 +122,9 @@ class Store:
         `by_item`: of an item's rows only the best one.
         """
         request = search_request(self._index, queries_QD, tenant, limit, offset, wanted, fields, by_item)
+        if self._dims.get(collection) != queries_QD.shape[1]:  # not asked yet, or the alias has moved
+            self._dims[collection] = self.dim(collection)
+            same_dim(collection, self._dims[collection], queries_QD)
         found = self._ask("search", collection, **request)
         return hits_of(found, limit, offset, by_item)
 
@@ -187,6 +200,7 @@ class AsyncStore:
     def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
         self._deadline_s = deadline_s
         self._index = index or IndexConfig()
+        self._dims: dict[str, int] = {}
         with mapped():
             self._client = AsyncMilvusClient(uri, timeout=deadline_s, **login())
 
@@ -208,6 +222,9 @@ class AsyncStore:
     ) -> list[list[Hit]]:
         """As `Store.search`."""
         request = search_request(self._index, queries_QD, tenant, limit, offset, wanted, fields, by_item)
+        if self._dims.get(collection) != queries_QD.shape[1]:
+            self._dims[collection] = dim_of(await self._send("describe_collection", collection))
+            same_dim(collection, self._dims[collection], queries_QD)
         return hits_of(await self._ask("search", collection, **request), limit, offset, by_item)
 
     async def upsert(self, collection: str, rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> None:

@@ -5,6 +5,8 @@ Suffixes as in text_encoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,14 +32,20 @@ class NgramEmbedding(nn.Module):
         """[T, D]: for every token, the sum of the n-grams that end with it and begin in its own text."""
         rows_T, ids_T = tokens.rows_T, tokens.ids_T
         places_T = torch.arange(len(ids_T), device=ids_T.device)
-        hash_T = torch.zeros_like(ids_T)
-        buckets, within = [], []
-        for back in range(self.longest):
-            # Tokens before the batch's first one are cut to it, those of other rows are hashed too: neither counts.
-            before_T = (places_T - back).clamp(min=0)
-            hash_T = (hash_T * 1_000_003 + ids_T[before_T] + 1) % _PRIME
-            buckets.append((hash_T * 2_654_435_761 + back) % _PRIME % self.table.num_embeddings)
-            within.append((places_T >= back) & (rows_T[before_T] == rows_T))
+        before = [(places_T - back).clamp(min=0) for back in range(self.longest)]
+        # Tokens before the batch's first one are cut to it, those of other rows are hashed too: neither counts.
+        within = [(places_T >= back) & (rows_T[at_T] == rows_T) for back, at_T in enumerate(before)]
+        buckets = buckets_of([ids_T[at_T] for at_T in before], self.table.num_embeddings)
         # One look-up for all lengths, because each has a backward pass over the whole table.
         grams_nTD: Tensor = self.table(torch.stack(buckets)) * torch.stack(within)[..., None]
         return grams_nTD.sum(0)
+
+
+def buckets_of(before: Sequence[Tensor], buckets: int) -> list[Tensor]:
+    """Table rows of the n-grams of 1, 2, ... tokens; `before[k]` holds for each token the one k places before it."""
+    found = []
+    state = torch.zeros_like(before[0])
+    for back, ids in enumerate(before):
+        state = (state * 1_000_003 + ids + 1) % _PRIME
+        found.append((state * 2_654_435_761 + back) % _PRIME % buckets)
+    return found

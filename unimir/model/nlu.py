@@ -15,6 +15,8 @@ from unimir.schema import LabelSet
 
 REACH = 2
 """Neighbours on each side that the slot head sees."""
+DAMPING = 0.1
+"""Weight of nothing in a weighted mean of token states, so that a mean over hardly any token is near zero."""
 EXCLUDED = -1e4  # logit of a label outside the row's set: exp underflows to 0, and half precision can hold it
 
 
@@ -96,7 +98,7 @@ def _weighted_mean(states_TH: Tensor, weights_T: Tensor, rows_T: Tensor, num_row
     """Per row, the mean of its token states under the weights, damped towards zero where they sum to little."""
     sums_BH = states_TH.new_zeros(num_rows, states_TH.shape[1]).index_add(0, rows_T, weights_T[:, None] * states_TH)
     totals_B = weights_T.new_zeros(num_rows).index_add(0, rows_T, weights_T)
-    return sums_BH / (totals_B + 0.1)[:, None]
+    return sums_BH / (totals_B + DAMPING)[:, None]
 
 
 def _with_neighbours(states_TH: Tensor, rows_T: Tensor) -> Tensor:

@@ -1,0 +1,315 @@
+"""Is a catalog embedded exactly once, are versions shown only when whole, and is nothing lost on the way?"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unimir.bundle import read_model_config
+from unimir.data.catalog import catalog_of_files
+from unimir.data.passes import Actors
+from unimir.data.readers import plan
+from unimir.data.sources import catalog_of
+from unimir.index import embedder
+from unimir.index.connection import IndexRefused, IndexUnavailable
+from unimir.index.embed import Embedding, embed
+from unimir.index.embedder import Embedder, Task
+from unimir.index.entities import key_of
+from unimir.index.store import Store
+from unimir.index.versions import rollback, versions
+from unimir.infer import Encoder
+
+ITEMS = 40
+ONE = Actors(least=1, most=1)
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    catalog = catalog_of("sample", tmp_path_factory.mktemp("sample"), items=ITEMS, seed=3)
+    table = pq.read_table(Path(catalog.root) / "catalog.parquet")
+    found: Rows = table.rename_columns([{"description": "text"}.get(n, n) for n in table.column_names]).to_pylist()
+    return found
+
+
+@pytest.fixture
+def job(tiny_bundle: Path, milvus_uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Embedding]:
+    name = f"c{abs(hash(request.node.name)) % 10**9}"
+    catalog = catalog_of_files(str(_written(tmp_path, [{"id": "-", "title": "-"}])))
+    yield Embedding(catalog=catalog, bundle=tiny_bundle, uri=milvus_uri, out=tmp_path / "out", name=name)
+    store = Store(milvus_uri)
+    for version in versions(store, name):
+        if store.target(name) == version.collection:
+            store._send("drop_alias", name)
+        store.drop(version.collection)
+
+
+def _written(directory: Path, rows: Rows) -> Path:
+    path = directory / "items.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def run(job: Embedding, rows: Rows, **changes: Any) -> dict[str, Any]:
+    path = _written(job.out.parent, rows)
+    return embed(dataclasses.replace(job, catalog=catalog_of_files(str(path)), **changes), ONE)
+
+
+def counts(result: dict[str, Any]) -> tuple[int, int, int, int, int]:
+    names = ("rows_read", "rows_embedded", "rows_unchanged", "rows_rejected", "deleted")
+    return tuple(result[name] for name in names)  # type: ignore[return-value]
+
+
+def ids_in(store: Store, job: Embedding) -> set[tuple[str, str]]:
+    query = np.ones((1, store.dim(job.name)), np.float32)
+    (hits,) = store.search(job.name, query, tenant=job.tenant, limit=1000, fields=["id", "modality"])
+    return {(hit.fields["id"], hit.fields["modality"]) for hit in hits}
+
+
+def test_items_are_embedded_once_and_again_when_they_change(store: Store, job: Embedding, rows: Rows) -> None:
+    first = run(job, rows)
+    assert counts(first) == (ITEMS, ITEMS, 0, 0, 0)
+    assert first["collection"] == f"{job.name}_0001_{first['bundle_id']}"
+    assert store.target(job.name) == first["collection"]
+    assert ids_in(store, job) == {(row["id"], modality) for row in rows for modality in ("image", "text")}
+    assert store.count(job.name) == 2 * ITEMS
+
+    second = run(job, rows)
+    assert counts(second) == (ITEMS, 0, ITEMS, 0, 0)
+    assert second["model_s"] * 10 <= first["model_s"]
+
+    changed = [{**row, "price": 1.0} if at < 2 else row for at, row in enumerate(rows)]
+    changed[5] = {**changed[5], "title": "something else"}
+    assert counts(run(job, changed)) == (ITEMS, 3, ITEMS - 3, 0, 0)
+    stored = store.get(job.name, [key_of("", rows[5]["id"], "text")], ["title", "price"])
+    assert [row["title"] for row in stored.values()] == ["something else"]
+
+
+def test_many_units_go_through_a_pool_of_workers(
+    ray_cluster: None, store: Store, job: Embedding, rows: Rows, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also: of an id that recurs in another unit the first row is the item, and an error of a worker arrives whole."""
+    repeated = [*rows, {**rows[0], "title": "not this one"}]
+    path = _written(job.out.parent, repeated)
+    pooled = dataclasses.replace(job, catalog=catalog_of_files(str(path)), unit_rows=7)
+    pool = Actors(least=1, most=2, num_cpus=0.5)
+    assert counts(embed(pooled, pool)) == (ITEMS + 1, ITEMS, 0, 1, 0)
+    assert "41/41" in capfd.readouterr().err
+    stored = store.get(job.name, [key_of("", rows[0]["id"], "text")], ["title"])
+    assert [row["title"] for row in stored.values()] == [rows[0]["title"]]
+    assert counts(embed(pooled, pool)) == (ITEMS + 1, 0, ITEMS, 1, 0)
+    broken = another(job.bundle, job.out.parent, "d")
+    (broken / "golden.safetensors").unlink()
+    with pytest.raises(ValueError, match="the bundle lacks golden.safetensors"):
+        embed(dataclasses.replace(pooled, bundle=broken), pool)
+
+
+def test_stored_vectors_are_the_encoders(store: Store, job: Embedding, rows: Rows, tiny_bundle: Path) -> None:
+    run(job, rows)
+    encoder = Encoder.from_bundle(tiny_bundle)
+    texts = encoder.embed_texts([f"{row['title']}\n{row['text']}" for row in rows])
+    images = encoder.embed_images([row["image"] for row in rows])
+    for modality, expected in (("text", texts), ("image", images)):
+        keys = [key_of("", row["id"], modality) for row in rows]
+        stored = store.get(job.name, keys, ["vector"])
+        assert np.abs(np.array([stored[key]["vector"] for key in keys]) - expected).max() < 1e-5
+
+
+def test_what_left_the_catalog_is_deleted_when_asked(store: Store, job: Embedding, rows: Rows) -> None:
+    run(job, rows)
+    assert counts(run(job, rows[:30])) == (30, 0, 30, 0, 0)
+    assert len(ids_in(store, job)) == 2 * ITEMS
+    broken = [{**rows[0], "image": b"no picture"}, *rows[1:30]]
+    assert counts(run(job, broken, delete_missing=True)) == (30, 0, 29, 1, 20)
+    assert ids_in(store, job) == {(row["id"], modality) for row in rows[:30] for modality in ("image", "text")}
+
+
+def test_an_item_that_loses_its_picture_loses_that_row(store: Store, job: Embedding, rows: Rows) -> None:
+    run(job, rows)
+    assert counts(run(job, [{**rows[0], "image": None}, *rows[1:]])) == (ITEMS, 1, ITEMS - 1, 0, 0)
+    assert len(ids_in(store, job)) == 2 * ITEMS - 1
+
+
+def test_bad_rows_are_rejected_with_reasons_and_the_rest_goes_through(store: Store, job: Embedding, rows: Rows) -> None:
+    bad = [dict(row) for row in rows]
+    for at in range(0, ITEMS, 10):
+        bad[at]["image"] = bad[at]["image"][:100]
+    bad[1]["id"] = bad[2]["id"]
+    bad[3]["id"] = ""
+    bad[4] |= {"image": None, "title": "", "text": ""}
+    result = run(job, bad)
+    assert counts(result) == (ITEMS, ITEMS - 7, 0, 7, 0)
+    assert result["rejected"] == {
+        "duplicate id": 1,
+        "no id": 1,
+        "nothing to embed: no title, no text, no image": 1,
+        "unreadable image": 4,
+    }
+    listed = pq.read_table(Path(result["report"]) / "rejected.parquet").to_pylist()
+    assert sorted(row["row"] for row in listed) == [0, 2, 3, 4, 10, 20, 30]
+    assert json.loads((Path(result["report"]) / "manifest.json").read_text())["counts"]["rows_rejected"] == 7
+
+
+def another(bundle: Path, directory: Path, digit: str) -> Path:
+    """The same model under another id."""
+    copy = shutil.copytree(bundle, directory / f"bundle-{digit}")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "id": digit * 16}))
+    return copy
+
+
+def test_a_new_bundle_is_a_new_version_that_readers_see_when_it_is_whole(
+    store: Store, job: Embedding, rows: Rows, tmp_path: Path
+) -> None:
+    first = run(job, rows)["collection"]
+    bundles = [another(job.bundle, tmp_path, digit) for digit in "ab"]
+    with pytest.raises(ValueError, match="every row was rejected .unreadable image: 40.*"):
+        run(job, [{**row, "image": b"?"} for row in rows], bundle=bundles[0])
+    assert store.target(job.name) == first
+    second = run(job, rows, bundle=bundles[0])["collection"]
+    assert second == f"{job.name}_0002_{'a' * 16}"
+    assert store.target(job.name) == second
+    third = run(job, rows, bundle=bundles[1], keep=1)["collection"]
+    assert [version.collection for version in versions(store, job.name)] == [second, third]
+    assert rollback(store, job.name) == second
+    assert store.target(job.name) == second
+    with pytest.raises(ValueError, match="no earlier version is kept"):
+        rollback(store, job.name)
+    with pytest.raises(ValueError, match=f"what readers of {job.name} see; it stays"):
+        store.drop(second)
+
+
+def test_no_tenant_is_lost_by_a_new_version(store: Store, job: Embedding, rows: Rows, tmp_path: Path) -> None:
+    first = run(job, rows[:5], tenant="a'\" or 1")["collection"]
+    assert run(job, rows[:3], tenant="b")["collection"] == first
+    assert store.tenants(first) == {"a'\" or 1", "b"}
+    new = another(job.bundle, tmp_path, "c")
+    with pytest.raises(ValueError, match="lacks the items of tenants 'b'"):
+        run(job, rows[:5], tenant="a'\" or 1", bundle=new)
+    assert store.target(job.name) == first
+    second = run(job, rows[:3], tenant="b", bundle=new)["collection"]
+    assert store.target(job.name) == second != first
+
+
+def test_a_dry_run_writes_nothing(store: Store, job: Embedding, rows: Rows) -> None:
+    assert counts(run(job, rows, dry_run=True)) == (ITEMS, ITEMS, 0, 0, 0)
+    assert not versions(store, job.name)
+    run(job, rows[:10])
+    assert counts(run(job, rows, dry_run=True)) == (ITEMS, ITEMS - 10, 10, 0, 0)
+    assert store.count(job.name) == 20
+
+
+def test_an_empty_catalog_and_a_bad_name_are_refused(job: Embedding, rows: Rows) -> None:
+    empty = pa.Table.from_pylist(rows[:1]).slice(0, 0)
+    pq.write_table(empty, job.out.parent / "empty.parquet")
+    with pytest.raises(ValueError, match="no rows; an index is not emptied"):
+        embed(dataclasses.replace(job, catalog=catalog_of_files(str(job.out.parent / "empty.parquet"))), ONE)
+    with pytest.raises(ValueError, match="name 'a b'; a letter, then"):
+        run(job, rows, name="a b")
+    with pytest.raises(ValueError, match="workers 2,1; expected MIN,MAX"):
+        Actors(least=2, most=1)
+
+
+def test_nobody_at_the_uri_is_an_error_of_one_line(job: Embedding, rows: Rows) -> None:
+    with pytest.raises(IndexUnavailable, match="Milvus does not answer"):
+        run(job, rows, uri="http://127.0.0.1:1")
+
+
+@pytest.fixture
+def alone(job: Embedding, store: Store, rows: Rows) -> Callable[[], Embedder]:
+    """A worker without Ray, on the catalog of all rows."""
+
+    def make() -> Embedder:
+        catalog = catalog_of_files(str(_written(job.out.parent, rows)))
+        collection = f"{job.name}_0001_00"
+        store.create(collection, read_model_config(job.bundle).dim)
+        task = Task(
+            catalog=catalog,
+            bundle=str(job.bundle),
+            backend="torch",
+            device="cpu",
+            uri=job.uri,
+            collection=collection,
+            tenant="",
+            fresh=True,
+            dry=False,
+        )
+        return Embedder(task)
+
+    return make
+
+
+@pytest.mark.parametrize("poison", ["raises", "nan", "zero"])
+def test_a_row_that_poisons_its_batch_is_isolated(
+    alone: Callable[[], Embedder], rows: Rows, poison: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = alone()
+    embed_texts = worker._encoder.embed_texts
+
+    def poisoned(texts: list[str]) -> np.ndarray:
+        bad = [at for at, text in enumerate(texts) if text.startswith(rows[7]["title"])]
+        if bad and poison == "raises":
+            raise RuntimeError("boom")
+        vectors = embed_texts(texts)
+        vectors[bad] = np.nan if poison == "nan" else 0.0
+        return vectors
+
+    monkeypatch.setattr(worker._encoder, "embed_texts", poisoned)
+    (unit,) = plan(worker._task.catalog, 1000)
+    done = worker(unit, frozenset())
+    reasons = {"raises": "cannot be embedded", "nan": "vector is not finite", "zero": "vector is zero"}
+    same_title = [at for at, row in enumerate(rows) if row["title"].startswith(rows[7]["title"])]
+    assert [(row, reason) for row, reason, _ in done.rejected] == [(at, reasons[poison]) for at in same_title]
+    assert done.embedded == ITEMS - len(same_title)
+    assert worker._store.count(worker._task.collection) == 2 * done.embedded
+
+
+def test_a_worker_waits_for_an_index_that_is_away_for_a_while(
+    alone: Callable[[], Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = alone()
+    upsert, calls = worker._store.upsert, []
+
+    def sometimes(*args: Any) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise IndexUnavailable("away")
+        upsert(*args)
+
+    monkeypatch.setattr(worker._store, "upsert", sometimes)
+    (unit,) = plan(worker._task.catalog, 1000)
+    assert worker(unit, frozenset()).embedded == ITEMS
+    assert worker._store.count(worker._task.collection) == 2 * ITEMS
+    monkeypatch.setattr(embedder, "PATIENCE_S", 0.0)
+    calls.clear()
+    with pytest.raises(IndexUnavailable):
+        worker(unit, frozenset())
+
+
+def test_vectors_of_another_model_are_found_out(alone: Callable[[], Embedder]) -> None:
+    worker = alone()
+    (unit,) = plan(worker._task.catalog, 1000)
+    done = worker(unit, frozenset())
+    assert worker.compare(unit, frozenset(), 16) < 1e-5
+    stored = worker._store.get(worker._task.collection, done.keys[:2], ["*"])
+    row = next(iter(stored.values()))
+    row.pop("key")
+    vector = np.roll(np.asarray(row.pop("vector"), np.float32), 1)
+    worker._store.upsert(worker._task.collection, [row], vector[None])
+    assert worker.compare(unit, frozenset(), 16) > 1e-2
+    worker._store.delete(worker._task.collection, done.keys[:2])
+    assert worker.compare(unit, frozenset(), 16) == float("inf")
+
+
+def test_rows_that_vanish_are_noticed(job: Embedding, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Store.keys
+    monkeypatch.setattr(Store, "keys", lambda self, *args: list(keys(self, *args))[1:])
+    with pytest.raises(IndexRefused, match=r"1 of 80 rows are not in"):
+        run(job, rows)
