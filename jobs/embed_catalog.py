@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unimir import job
-from unimir.infer import BACKENDS
+from unimir.config import BACKENDS
 
 
 def main(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -21,6 +21,9 @@ LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor")
 """Text against counterpart; fused query against counterpart; both against a learned vector per group; intent; slots;
 distance to the vectors at stage start."""
 
+BACKENDS = ("torch", "onnx-fp32", "onnx-int8")
+"""What can run the text side of a bundle: PyTorch anywhere, ONNX Runtime on a CPU."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

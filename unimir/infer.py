@@ -17,18 +17,16 @@ from PIL import Image
 
 from unimir.bio import allowed_steps, best_path, spans_from_tags
 from unimir.bundle import Bundle, load_bundle
-from unimir.config import PrepareConfig
+from unimir.config import BACKENDS, PrepareConfig
 from unimir.data.clean import normalise
 from unimir.data.image import decode_image
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
-from unimir.onnx_text import PRECISIONS, OnnxText, exported
+from unimir.onnx_text import OnnxText, exported
 from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
 Probabilities = NDArray[np.float32]
-BACKENDS = ("torch", *(f"onnx-{precision}" for precision in PRECISIONS))
-"""What can run the text side: PyTorch anywhere, ONNX Runtime on a CPU."""
 CPU_TOKENS, GPU_TOKENS = 1536, 32_768
 """Padded tokens of one forward pass: on a CPU more fall out of its cache, on a GPU fewer leave it idle."""
 
@@ -95,11 +93,11 @@ class Encoder:
         """
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}; one of {', '.join(BACKENDS)}")
+        if backend != "torch" and device != "cpu":
+            raise ValueError(f"backend {backend!r} runs on a CPU; device is {device!r}")
         bundle = load_bundle(Path(path), device=device)
         if backend == "torch":
             return cls(bundle)
-        if device != "cpu":
-            raise ValueError(f"backend {backend!r} runs on a CPU; device is {device!r}")
         directory = exported(Path(path), bundle, backend.removeprefix("onnx-"))
         return cls(bundle, text=OnnxText(directory, bundle.tokenizer.pad_id))
 

@@ -6,7 +6,9 @@ Knows one bundle; knows no text, no picture and no label's name.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -75,15 +77,27 @@ def exported(directory: Path, bundle: Bundle, precision: str) -> Path:
     if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
         raise ValueError("backend onnx needs the packages of the extra 'onnx': pip install 'unimir[onnx]'")
     target = directory.parent / f"{directory.name}.onnx-{precision}"
-    if artifacts.exists(target):
-        manifest = artifacts.read_manifest(target, "onnx")
-        if manifest["parents"]["bundle"] == bundle.id:
-            return target
+    if _is_of(target, bundle.id):
+        return target
     unfinished = artifacts.start(target.with_name(f".{target.name}.{os.getpid()}"))
+    try:
+        _make(unfinished, bundle, precision)
+        if not _is_of(target, bundle.id):  # another process may have been first
+            artifacts.replace(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _is_of(target: Path, bundle_id: str) -> bool:
+    return artifacts.exists(target) and artifacts.read_manifest(target, "onnx")["parents"]["bundle"] == bundle_id
+
+
+def _make(unfinished: Path, bundle: Bundle, precision: Precision) -> None:
     _export(bundle.model, unfinished, precision)
     parity = _parity(bundle, OnnxText(unfinished, bundle.tokenizer.pad_id))
     if not parity["cosine_min"] >= LEAST_COSINE[precision]:  # also true for NaN
-        raise ValueError(f"{directory}: {precision} in ONNX Runtime is not this bundle: {json.dumps(parity)}")
+        raise ValueError(f"bundle {bundle.id}: {precision} in ONNX Runtime is not this bundle: {json.dumps(parity)}")
     files = [unfinished / f"{name}.onnx" for name in _GRAPHS]
     artifacts.finish(
         unfinished,
@@ -93,9 +107,6 @@ def exported(directory: Path, bundle: Bundle, precision: str) -> Path:
         precision=precision,
         parity=parity,
     )
-    if not artifacts.exists(target):  # another process may have been first
-        artifacts.replace(unfinished, target)
-    return target
 
 
 def _export(model: UniMIR, directory: Path, precision: Precision) -> None:
@@ -124,11 +135,13 @@ def _export(model: UniMIR, directory: Path, precision: Precision) -> None:
                 if precision == "int8":
                     # 7 bits: without VNNI the 8-bit kernels of AVX2 saturate.
                     final = directory / f"{name}.onnx"
+                    logging.disable(logging.WARNING)  # it advises, on the root logger, what changes nothing here
                     quantize_dynamic(plain, final, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
                     plain.unlink()
                 else:
                     plain.rename(directory / f"{name}.onnx")
     finally:
+        logging.disable(logging.NOTSET)
         model.text.backbone.set_attn_implementation(attention)
 
 

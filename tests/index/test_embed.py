@@ -68,9 +68,8 @@ def counts(result: dict[str, Any]) -> tuple[int, int, int, int, int]:
 
 
 def ids_in(store: Store, job: Embedding) -> set[tuple[str, str]]:
-    query = np.ones((1, store.dim(job.name)), np.float32)
-    (hits,) = store.search(job.name, query, tenant=job.tenant, limit=1000, fields=["id", "modality"])
-    return {(hit.fields["id"], hit.fields["modality"]) for hit in hits}
+    rows = store.get(job.name, list(store.keys(job.name, job.tenant)), ["id", "modality"])
+    return {(row["id"], row["modality"]) for row in rows.values()}
 
 
 def test_items_are_embedded_once_and_again_when_they_change(store: Store, job: Embedding, rows: Rows) -> None:

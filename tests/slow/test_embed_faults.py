@@ -102,7 +102,7 @@ def test_kills_in_the_middle_lose_nothing_and_repeat_nothing(tiny_bundle: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--catalog", "nowhere.parquet"], "error: catalog: no file matches"),
+        (["--catalog", "nowhere.parquet"], "error: catalog nowhere: no file matches"),
         (["--workers", "many"], "error: --workers 'many'; expected MIN,MAX such as 1,2"),
         (["--bundle", "nowhere"], "error: nowhere: not a bundle artifact"),
         (["--milvus", "http://127.0.0.1:1"], "error: Milvus does not answer"),

@@ -5,6 +5,7 @@ Knows Ray Data and how errors travel; knows no row and no file.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def each(
     """
     import ray.data
 
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = actors is None  # a caller with actors shows rows itself, not tasks
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns of being disabled
     rows = [{"at": at, "item": pickle.dumps(item)} for at, item in enumerate(items)]
     dataset: Any = ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
     if actors is None:
@@ -51,11 +55,10 @@ def each(
         task.__name__ = work.__name__  # what the progress bar shows
         dataset = dataset.map(task)
     else:
-        ray.data.DataContext.get_current().enable_progress_bars = False  # who has actors shows rows, not tasks
         dataset = dataset.map(
             _Actor,
             fn_constructor_args=(work, carry),
-            concurrency=(actors.least, actors.most),
+            compute=ray.data.ActorPoolStrategy(min_size=actors.least, max_size=actors.most),
             num_cpus=actors.num_cpus,
             num_gpus=actors.num_gpus,
         )

@@ -51,7 +51,7 @@ def plan(corpora: Corpora | Catalog, unit_rows: int) -> list[Unit]:
 
 def table_files(corpora: Corpora | Catalog, table: Table) -> list[File]:
     """The table's files in order."""
-    where = f"{corpora.name}: {getattr(table, 'name', 'join')}"
+    where = f"{corpora.name}: {getattr(table, 'name', 'join')}" if table is not corpora else f"catalog {corpora.name}"
     if table.format == "imagefolder":
         return [archives.folder_file(corpora.root, path, where) for path in table.path]
     files = find(corpora.root, table.path, where)

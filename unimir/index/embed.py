@@ -29,6 +29,7 @@ from unimir.index.embedder import Done, Embedder, Task, worker
 from unimir.index.entities import MODALITIES, key_of
 from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
+from unimir.infer import Encoder
 from unimir.schema import REJECTED
 
 TOLERANCE = 1e-3
@@ -140,6 +141,8 @@ def _scanned(job: Embedding, units: Sequence[Unit]) -> _Scan:
 
 
 def _task(job: Embedding, store: Store, collection: str) -> Task:
+    if job.backend != "torch" and not job.dry_run:
+        Encoder.from_bundle(job.bundle, backend=job.backend)  # exports once, before many workers would
     fresh = True
     if store.exists(collection) or not job.dry_run:
         store.create(collection, read_model_config(job.bundle).dim)
@@ -179,6 +182,8 @@ def _run(units: Sequence[Unit], scan: _Scan, task: Task, actors: Actors) -> list
 def _checked(job: Embedding, task: Task, store: Store, units: Sequence[Unit], scan: _Scan, done: Sequence[Done]) -> int:
     """Is everything stored, and with the vectors that it should have? Deletes what left the catalog, if told to."""
     expected = {key for unit in done for key in unit.keys}
+    if any(unit.embedded for unit in done):
+        store.flush(task.collection)
     stored = set(store.keys(task.collection, task.tenant))
     missing = len(expected - stored)
     if missing:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
-from unimir.index.connection import NotLoaded, login, mapped, refuse_unsafe
+from unimir.index.connection import NotLoaded, login, mapped, partition_keys, refuse_unsafe
 from unimir.index.entities import MAX_BYTES, Row
 from unimir.index.filters import Filter
 from unimir.index.requests import (
@@ -33,6 +33,8 @@ from unimir.index.requests import (
 DEADLINE_S = 10.0
 SLOW_S = 600.0
 """Deadline of what may build an index: load, flush, create."""
+_AFTER_WRITING = {"consistency_level": "Strong", "deadline_s": SLOW_S}
+"""A job reads what it wrote a moment ago; never in a search, which it slows down fifty-fold."""
 _RANGE_ROWS = 4000  # rows of one listing call
 _SPACE = 1 << 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
@@ -47,7 +49,8 @@ class Store:
         self._dims: dict[str, int] = {}
         with mapped():
             self._client = MilvusClient(uri, timeout=deadline_s, **login())
-        refuse_unsafe(uri, self._send("get_server_version"))
+        self._version = self._send("get_server_version")
+        refuse_unsafe(uri, self._version)
 
     def close(self) -> None:
         """Gives the connection back."""
@@ -66,7 +69,11 @@ class Store:
             params = self._client.prepare_index_params()
             build = self._index.build_params
             params.add_index("vector", index_type=self._index.kind, metric_type="IP", params=build)
-            described = {"schema": _schema(self._client, dim), "index_params": params, "consistency_level": "Bounded"}
+            described = {
+                "schema": _schema(self._client, dim, partition_keys(self._version)),
+                "index_params": params,
+                "consistency_level": "Bounded",
+            }
             self._send("create_collection", collection, deadline_s=SLOW_S, **described)
         self.load(collection)
 
@@ -101,7 +108,7 @@ class Store:
         found: dict[str, Row] = {}
         for start in range(0, len(keys), 256):  # Milvus Lite compares every key with every row
             part = list(keys[start : start + 256])
-            rows = self._ask("get", collection, part, output_fields=list(fields))
+            rows = self._ask("get", collection, part, output_fields=list(fields), consistency_level="Strong")
             found |= {row["key"]: row for row in rows}
         return found
 
@@ -128,22 +135,25 @@ class Store:
         found = self._ask("search", collection, **request)
         return hits_of(found, limit, offset, by_item)
 
-    def count(self, collection: str, *, tenant: str | None = None) -> int:
-        """Rows now stored, of all tenants or of one. Writes what is still in memory to disk first."""
+    def flush(self, collection: str) -> None:
+        """Writes what is in memory to disk and into the index; before that Milvus Lite is slow to search."""
         self._send("flush", collection, deadline_s=SLOW_S)
-        request = {"filter": "" if tenant is None else within(tenant, None), "output_fields": ["count(*)"]}
-        # Strong, right after writing and once per job; never in a search.
-        (row,) = self._ask("query", collection, consistency_level="Strong", deadline_s=SLOW_S, **request)
+
+    def count(self, collection: str, *, tenant: str | None = None) -> int:
+        """Rows now stored, of all tenants or of one."""
+        whose = "" if tenant is None else within(tenant, None)
+        (row,) = self._ask("query", collection, filter=whose, output_fields=["count(*)"], **_AFTER_WRITING)
         return int(row["count(*)"])
 
     def keys(self, collection: str, tenant: str) -> Iterator[str]:
-        """The keys of all rows of a tenant, in calls of some thousand rows, after `count` has flushed them."""
+        """The keys of all rows of a tenant, in calls of some thousand rows."""
         parts = max(1, self.count(collection) // _RANGE_ROWS)
         bounds = [f"{bound:08x}" for bound in np.linspace(0, _SPACE, parts + 1).astype(int)[:-1].tolist()]
         for low, high in zip(bounds, [*bounds[1:], "g"], strict=True):
             between = f'{within(tenant, None)} and key >= "{low}" and key < "{high}"'
-            request = {"filter": between, "output_fields": ["key"], "limit": MAX_WINDOW, "deadline_s": SLOW_S}
-            rows = self._ask("query", collection, **request)
+            rows = self._ask(
+                "query", collection, filter=between, output_fields=["key"], limit=MAX_WINDOW, **_AFTER_WRITING
+            )
             yield from (row["key"] for row in rows)
 
     def tenants(self, collection: str) -> set[str]:
@@ -152,8 +162,7 @@ class Store:
         while True:
             # Never user text: the names come from the index, and are compiled as any other value is.
             others = " and ".join(f"not ({within(tenant, None)})" for tenant in sorted(found)) or 'id != ""'
-            request = {"filter": others, "output_fields": ["tenant"], "limit": 1}
-            rows = self._ask("query", collection, **request)
+            rows = self._ask("query", collection, filter=others, output_fields=["tenant"], limit=1, **_AFTER_WRITING)
             if not rows:
                 return found
             found.add(rows[0]["tenant"])
@@ -255,12 +264,12 @@ class AsyncStore:
             return await getattr(self._client, method)(*args, timeout=deadline_s or self._deadline_s, **kwargs)
 
 
-def _schema(client: MilvusClient, dim: int) -> Any:
+def _schema(client: MilvusClient, dim: int, by_tenant: bool) -> Any:
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field("key", DataType.VARCHAR, max_length=32, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
     for name, most in MAX_BYTES.items():
-        schema.add_field(name, DataType.VARCHAR, max_length=most, is_partition_key=name == "tenant")
+        schema.add_field(name, DataType.VARCHAR, max_length=most, is_partition_key=by_tenant and name == "tenant")
     schema.add_field("captured_at", DataType.INT64)
     schema.add_field("price", DataType.DOUBLE)
     tags = {"element_type": DataType.VARCHAR, "max_capacity": MAX_TAGS, "max_length": MAX_TAG_BYTES}
