@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unimir import job
+from unimir import artifacts, job
 from unimir.config import BACKENDS
 
 
@@ -23,13 +23,17 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         return _rollback(args)
     if args.bundle is None:
         raise ValueError("--bundle: say which bundle embeds the catalog")
+    # A mistake is answered before the slow part: imports, a cluster, a server.
+    least, most = _workers(args.workers)
+    artifacts.read_manifest(Path(args.bundle), "bundle")
     from unimir.data.passes import Actors
     from unimir.data.sources import catalog_of
-    from unimir.index.embed import Embedding, embed
 
     out = Path(args.out)
-    least, most = _workers(args.workers)
+    actors = Actors(least=least, most=most, num_gpus=args.gpus)
     catalog = catalog_of(args.catalog, out, root=args.root, items=args.items, seed=0)
+    from unimir.index.embed import Embedding, embed
+
     with job.cluster(), _milvus(args.milvus, out) as uri:
         embedding = Embedding(
             catalog=catalog,
@@ -44,7 +48,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
             delete_missing=args.delete_missing,
             dry_run=args.dry_run,
         )
-        result = embed(embedding, Actors(least=least, most=most, num_gpus=args.gpus))
+        result = embed(embedding, actors)
     if result["rows_rejected"]:
         print(f"warning: {result['rows_rejected']} rows rejected, see {result['report']}", file=sys.stderr)
     return result

@@ -94,7 +94,7 @@ def test_items_are_embedded_once_and_again_when_they_change(store: Store, job: E
 def test_many_units_go_through_a_pool_of_workers(
     ray_cluster: None, store: Store, job: Embedding, rows: Rows, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also: of an id that recurs in another unit the first row is the item, and an error of a worker arrives whole."""
+    """Also: of an id that recurs in another unit the first row is the item."""
     repeated = [*rows, {**rows[0], "title": "not this one"}]
     path = _written(job.out.parent, repeated)
     pooled = dataclasses.replace(job, catalog=catalog_of_files(str(path)), unit_rows=7)
@@ -104,10 +104,14 @@ def test_many_units_go_through_a_pool_of_workers(
     stored = store.get(job.name, [key_of("", rows[0]["id"], "text")], ["title"])
     assert [row["title"] for row in stored.values()] == [rows[0]["title"]]
     assert counts(embed(pooled, pool)) == (ITEMS + 1, 0, ITEMS, 1, 0)
+
+
+def test_a_worker_that_cannot_start_says_why(job: Embedding, rows: Rows) -> None:
     broken = another(job.bundle, job.out.parent, "d")
     (broken / "golden.safetensors").unlink()
     with pytest.raises(ValueError, match="the bundle lacks golden.safetensors"):
-        embed(dataclasses.replace(pooled, bundle=broken), pool)
+        run(job, rows, bundle=broken)
+    assert Store(job.uri).target(job.name) is None
 
 
 def test_stored_vectors_are_the_encoders(store: Store, job: Embedding, rows: Rows, tiny_bundle: Path) -> None:

@@ -115,3 +115,34 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tiny_bundle: 
     assert done.returncode in (1, 2)
     assert done.stderr.strip().splitlines()[-1].startswith(message), done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_in_one_line(tiny_bundle: Path, tmp_path: Path, small_disk: Path) -> None:
+    def written(count: int) -> Path:
+        titles = np.random.default_rng(0).bytes(count * 1500).hex()
+        rows = {
+            "id": [str(n) for n in range(count)],
+            "title": [titles[n * 3000 : n * 3000 + 3000] for n in range(count)],
+        }
+        pq.write_table(pa.table(rows), tmp_path / "items.parquet")
+        return tmp_path / "items.parquet"
+
+    arguments = ["--bundle", tiny_bundle, "--out", small_disk / "var", "--catalog"]
+    first = run(*arguments, written(10))
+    assert first.returncode == 0, first.stderr[-2000:]
+    full = run(*arguments, written(3000))
+    assert full.returncode == 1
+    assert full.stderr.strip().splitlines()[-1].startswith("error: "), full.stderr[-3000:]
+    assert "No space left" in full.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in full.stderr

@@ -64,6 +64,11 @@ def _server(version: str) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
+def is_lite(version: str) -> bool:
+    """Whether it is the embedded Milvus."""
+    return _server(version) is None
+
+
 def partition_keys(version: str) -> bool:
     """Whether rows that are upserted can be found by a partition key: 2.3 puts them where it does not look for them."""
     return (_server(version) or (9, 0, 0)) >= (2, 4, 0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
-from unimir.index.connection import NotLoaded, login, mapped, partition_keys, refuse_unsafe
+from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, refuse_unsafe
 from unimir.index.entities import MAX_BYTES, Row
 from unimir.index.filters import Filter
 from unimir.index.requests import (
@@ -136,8 +136,12 @@ class Store:
         return hits_of(found, limit, offset, by_item)
 
     def flush(self, collection: str) -> None:
-        """Writes what is in memory to disk and into the index; before that Milvus Lite is slow to search."""
-        self._send("flush", collection, deadline_s=SLOW_S)
+        """Lets Milvus Lite write what is in memory into its index: before that it is slow to search.
+
+        A server does so by itself, and limits how often it may be told.
+        """
+        if is_lite(self._version):
+            self._send("flush", collection, deadline_s=SLOW_S)
 
     def count(self, collection: str, *, tenant: str | None = None) -> int:
         """Rows now stored, of all tenants or of one."""
