@@ -109,6 +109,7 @@ def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
         "deleted": deleted,
         "seconds": round(seconds, 1),
         "rows_per_s": round(read / seconds, 1),
+        "work_s": round(max(unit.ended for unit in done) - min(unit.began for unit in done), 2),
         "model_s": round(sum(unit.model_s for unit in done), 2),
         "report": str(report),
     }

@@ -63,6 +63,8 @@ class Done:
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)  # of every row that must be stored now
     model_s: float = 0.0
+    began: float = 0.0  # Unix time; the loading of the encoder lies before it
+    ended: float = 0.0
 
     @property
     def read(self) -> int:
@@ -85,17 +87,20 @@ class Embedder:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._store = Store(task.uri)
+        self._ready = 0.0
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
         """Loaded when the first item needs it: where nothing changed, none does."""
         from unimir.infer import Encoder
 
-        return Encoder.from_bundle(self._task.bundle, backend=self._task.backend, device=self._task.device)
+        encoder = Encoder.from_bundle(self._task.bundle, backend=self._task.backend, device=self._task.device)
+        self._ready = time.time()
+        return encoder
 
     def __call__(self, unit: Unit, repeated: frozenset[int]) -> Done:
         """Rows `repeated` carry an id that an earlier row of the catalog has."""
-        done = Done()
+        done = Done(began=time.time())
         rejects = Rejects(self._task.catalog.name, unit.file.label)
         chunks = read_items(self._task.catalog, unit, rejects, WINDOW_ROWS)
         with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
@@ -115,6 +120,7 @@ class Embedder:
             if writing is not None:
                 writing.result()
         done.rejected = rejects.rows
+        done.began, done.ended = max(done.began, self._ready), time.time()
         return done
 
     def compare(self, unit: Unit, repeated: frozenset[int], limit: int) -> float:

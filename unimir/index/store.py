@@ -32,7 +32,7 @@ from unimir.index.requests import (
 
 DEADLINE_S = 10.0
 SLOW_S = 600.0
-"""Deadline of what may build an index: load, flush, create."""
+"""Deadline of what may have to wait for an index that is being built: load, flush, create, drop."""
 _AFTER_WRITING = {"consistency_level": "Strong", "deadline_s": SLOW_S}
 """A job reads what it wrote a moment ago; never in a search, which it slows down fifty-fold."""
 _RANGE_ROWS = 4000  # rows of one listing call
@@ -180,7 +180,7 @@ class Store:
         aliases = self._send("list_aliases", collection)["aliases"]
         if aliases:
             raise ValueError(f"collection {collection} is what readers of {', '.join(aliases)} see; it stays")
-        self._send("drop_collection", collection)
+        self._send("drop_collection", collection, deadline_s=SLOW_S)
 
     def point(self, alias: str, collection: str) -> None:
         """Lets readers of the alias see this collection from now on, in one step."""
