@@ -35,6 +35,10 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     from unimir.index.embed import Embedding, embed
 
     with job.cluster(), _milvus(args.milvus, out) as uri:
+        if args.milvus is None and job.nodes() > 1:
+            raise ValueError(
+                "--milvus: the embedded index is for one machine, and this cluster has more; name a server"
+            )
         embedding = Embedding(
             catalog=catalog,
             bundle=Path(args.bundle),

@@ -27,7 +27,7 @@ from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
 Probabilities = NDArray[np.float32]
-CPU_TOKENS, GPU_TOKENS = 1536, 32_768
+CPU_TOKENS, GPU_TOKENS = 1024, 32_768
 """Padded tokens of one forward pass: on a CPU more fall out of its cache, on a GPU fewer leave it idle."""
 
 

@@ -48,6 +48,13 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+def nodes() -> int:
+    """Machines of the cluster that `cluster` connected to."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def user_error(error: BaseException) -> ValueError | None:
     """The ValueError or missing file at the root of an error, also of one that Ray carried here from a worker."""
     seen: set[int] = set()

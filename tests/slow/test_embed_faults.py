@@ -129,19 +129,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_in_one_line(tiny_bundle: Path, tmp_path: Path, small_disk: Path) -> None:
-    def written(count: int) -> Path:
-        titles = np.random.default_rng(0).bytes(count * 1500).hex()
-        rows = {
-            "id": [str(n) for n in range(count)],
-            "title": [titles[n * 3000 : n * 3000 + 3000] for n in range(count)],
-        }
-        pq.write_table(pa.table(rows), tmp_path / "items.parquet")
-        return tmp_path / "items.parquet"
-
-    arguments = ["--bundle", tiny_bundle, "--out", small_disk / "var", "--catalog"]
-    first = run(*arguments, written(10))
-    assert first.returncode == 0, first.stderr[-2000:]
-    full = run(*arguments, written(3000))
+    titles = [np.random.default_rng(number).bytes(1500).hex() for number in range(3000)]
+    pq.write_table(pa.table({"id": [str(n) for n in range(3000)], "title": titles}), tmp_path / "items.parquet")
+    full = run("--bundle", tiny_bundle, "--out", small_disk / "var", "--catalog", tmp_path / "items.parquet")
     assert full.returncode == 1
     assert full.stderr.strip().splitlines()[-1].startswith("error: "), full.stderr[-3000:]
     assert "No space left" in full.stderr.strip().splitlines()[-1]

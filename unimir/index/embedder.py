@@ -124,20 +124,22 @@ class Embedder:
         return done
 
     def compare(self, unit: Unit, repeated: frozenset[int], limit: int) -> float:
-        """Largest difference of any component between stored vectors of a unit's first items and fresh ones."""
+        """Least cosine between stored vectors of a unit's first good items and fresh ones; -1 if any is not stored."""
         rejects = Rejects("", "")
-        chunk = next(read_items(self._task.catalog, unit, rejects, limit), [])
         window = _Window()
-        for item in chunk:
-            if item.row not in repeated:
-                self._decode(item, window, rejects)
+        for chunk in read_items(self._task.catalog, unit, rejects, limit):
+            for item in chunk:
+                if item.row not in repeated:
+                    self._decode(item, window, rejects)
+            if window.items:
+                break
         rows, vectors_ND = self._embedded(window, rejects, Done())
         keys = [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
         stored = self._store.get(self._task.collection, keys, ["vector"])
         if len(stored) < len(keys):
-            return float("inf")
+            return -1.0
         found_ND = np.asarray([stored[key]["vector"] for key in keys], np.float32)
-        return float(np.abs(found_ND - vectors_ND).max(initial=0.0))
+        return float((found_ND * vectors_ND).sum(-1).min(initial=1.0))
 
     def _window(self, items: Sequence[Item], repeated: frozenset[int], rejects: Rejects, done: Done) -> _Window:
         """What of a chunk has to be embedded: new or changed items whose pictures can be read."""
