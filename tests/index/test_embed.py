@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embed import Embedding, embed
 from unimir.index.embedder import Embedder, Task
 from unimir.index.entities import key_of
+from unimir.index.lite import embedded
 from unimir.index.store import Store
 from unimir.index.versions import rollback, versions
 from unimir.infer import Encoder
@@ -316,3 +318,16 @@ def test_rows_that_vanish_are_noticed(job: Embedding, rows: Rows, monkeypatch: p
     monkeypatch.setattr(Store, "keys", lambda self, *args: list(keys(self, *args))[1:])
     with pytest.raises(IndexRefused, match=r"1 of 80 rows are not in"):
         run(job, rows)
+
+
+def test_a_full_disk_is_an_error_that_says_so(job: Embedding, rows: Rows, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        long = [{**row, "id": f"{row['id']}-{n}", "text": f"{n} " * 9000} for n in range(12) for row in rows[:20]]
+        with pytest.raises(OSError, match="No space left"), embedded(disk) as uri:
+            run(job, long, uri=uri)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+TESTS = "tests/index/test_store.py tests/index/test_embed.py"
+BACKEND = (
+    "not poison and not waits and not vanish and not start and not nobody and not stored and not pool and not disk"
+)
+"""What concerns a worker or Ray alone is left to the embedded default."""
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -25,7 +30,7 @@ def test_the_tests_of_the_index_pass_on_a_server(tiny_bundle: Path) -> None:
     prefix = _namespace()
     if prefix is None:
         pytest.skip("needs the right to make a network namespace (unshare -n, ip link)")
-    options = "tests/index --ignore tests/index/test_lite.py -x -q -p no:cacheprovider"
+    options = f"{TESTS} -x -q -p no:cacheprovider -k '{BACKEND}'"
     inside = f'ip link set lo up && exec "{sys.executable}" -m pytest {options}'
     environment = {**os.environ, "UNIMIR_TEST_MILVUS": "server", "UNIMIR_TEST_BUNDLE": str(tiny_bundle)}
     environment.pop("RAY_ADDRESS", None)

@@ -55,7 +55,9 @@ def login() -> dict[str, Any]:
     """User, password, token and TLS files, as the environment has them."""
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for what is raised anyway
     names = ("user", "password", "token", "ca_pem_path", "client_pem_path", "client_key_path", "server_name")
-    return {name: value for name in names if (value := os.environ.get(f"MILVUS_{name.upper()}"))}
+    found: dict[str, Any] = {name: value for name in names if (value := os.environ.get(f"MILVUS_{name.upper()}"))}
+    # pymilvus pings every ten seconds, which Milvus Lite's server takes for abuse; our calls have deadlines instead.
+    return {**found, "grpc_options": {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": False}}
 
 
 def _server(version: str) -> tuple[int, int, int] | None:

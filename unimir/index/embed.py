@@ -123,7 +123,10 @@ def _scanned(job: Embedding, units: Sequence[Unit]) -> _Scan:
     """One pass over the ids alone: the first row of an id is the item, later ones are rejected."""
     work = functools.partial(_ids, job.catalog, job.tenant)
     functools.update_wrapper(work, _ids)
-    found = {0: work(units[0])} if len(units) == 1 else dict(each([(unit,) for unit in units], work))
+    if len(units) < 2:
+        found = {at: work(unit) for at, unit in enumerate(units)}
+    else:
+        found = dict(each([(unit,) for unit in units], work))
     keys_NM = np.concatenate([np.empty((0, len(MODALITIES)), _KEY), *(found[at][1] for at in range(len(units)))])
     _, firsts = np.unique(keys_NM[:, 0], return_index=True)
     again_N = np.ones(len(keys_NM), bool)
