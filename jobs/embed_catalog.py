@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     catalog = catalog_of(args.catalog, out, root=args.root, items=args.items, seed=0)
     from unimir.index.embed import Embedding, embed
 
-    with job.cluster(), _milvus(args.milvus, out) as uri:
+    with _milvus(args.milvus, out) as uri, job.cluster():
         if args.milvus is None and job.nodes() > 1:
             raise ValueError(
                 "--milvus: the embedded index is for one machine, and this cluster has more; name a server"
@@ -77,10 +77,13 @@ def _rollback(args: argparse.Namespace) -> Mapping[str, Any]:
 @contextmanager
 def _milvus(uri: str | None, out: Path) -> Iterator[str]:
     """The server that the user named, or the embedded one below `out`."""
+    from unimir.index.lite import embedded
+    from unimir.index.store import Store
+
     if uri is not None:
+        Store(uri).close()  # says so at once if nobody is there
         yield uri
         return
-    from unimir.index.lite import embedded
 
     with embedded(out / "milvus") as own:
         yield own
