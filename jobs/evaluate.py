@@ -20,17 +20,17 @@ from unimir.recipes import recipe
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Evaluates, writes the report and returns its summary."""
     started = time.perf_counter()
+    bundle = Path(args.bundle)
+    trained = artifacts.read_manifest(bundle, "bundle")
+    base = recipe(args.recipe) if args.recipe else from_dict(Config, trained["config"])
+    config = override(base, args.set)
+    out = Path(args.out)
     from unimir.data.prepare import prepare
     from unimir.data.sources import corpora_of
     from unimir.evaluate import evaluate
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
 
-    bundle = Path(args.bundle)
-    trained = artifacts.read_manifest(bundle, "bundle")
-    base = recipe(args.recipe) if args.recipe else from_dict(Config, trained["config"])
-    config = override(base, args.set)
-    out = Path(args.out)
     encoder = Encoder.from_bundle(bundle)
     with job.cluster():
         prepared = prepare(corpora_of(config, out, args.root, corpora=args.corpora), config, out)

@@ -20,12 +20,13 @@ from unimir.recipes import recipe
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Prepares and returns the summary."""
     started = time.perf_counter()
-    from unimir.data.prepare import prepare
-    from unimir.data.sources import corpora_of
-
     config = override(recipe(args.recipe), args.set)
     out = Path(args.out)
+    from unimir.data.sources import corpora_of
+
     corpora = corpora_of(config, out, args.root, corpora=args.corpora)
+    from unimir.data.prepare import prepare
+
     with job.cluster():
         prepared = prepare(corpora, config, out)
     manifest = artifacts.read_manifest(prepared, "prepared")

@@ -20,19 +20,22 @@ from unimir.recipes import recipe
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Runs the whole path and returns its summary."""
     started = time.perf_counter()
-    from unimir.data.prepare import prepare
+    # A mistake is answered before the slow part: imports and a cluster.
+    config = override(recipe(args.recipe), args.set)
+    out = Path(args.out)
     from unimir.data.sources import corpora_of
+
+    corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)
+    from unimir.data.prepare import prepare
     from unimir.evaluate import evaluate
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
     from unimir.train.driver import select_stages, train
 
-    config = override(recipe(args.recipe), args.set)
     if args.stages:
         config = select_stages(config, args.stages.split(","))
-    out = Path(args.out)
     with job.cluster():
-        prepared = prepare(corpora_of(config, out, corpora=args.corpora, root=args.root), config, out)
+        prepared = prepare(corpora, config, out)
         trained = train(config, prepared, out, workers=args.workers)
     found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]

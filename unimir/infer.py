@@ -22,7 +22,7 @@ from unimir.data.clean import normalise
 from unimir.data.image import decode_image
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
-from unimir.onnx_text import OnnxText, exported
+from unimir.onnx_text import open_exported
 from unimir.schema import Parse, Slot
 
 Offsets = list[tuple[int, int]]
@@ -98,8 +98,7 @@ class Encoder:
         bundle = load_bundle(Path(path), device=device)
         if backend == "torch":
             return cls(bundle)
-        directory = exported(Path(path), bundle, backend.removeprefix("onnx-"))
-        return cls(bundle, text=OnnxText(directory, bundle.tokenizer.pad_id))
+        return cls(bundle, text=open_exported(Path(path), bundle, backend.removeprefix("onnx-")))
 
     @property
     def label_sets(self) -> list[str]:

@@ -35,7 +35,7 @@ _PROBE_LENGTHS = (3, 5, 9, 17, 33, 64, 128, 256)
 class OnnxText:
     """Runs the exported text side on a CPU. Threads as in PyTorch at the time of loading."""
 
-    def __init__(self, directory: Path, pad_id: int) -> None:
+    def __init__(self, directory: Path, precision: Precision, pad_id: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -43,7 +43,7 @@ class OnnxText:
         options.log_severity_level = 3
         self._pad_id = pad_id
         self._sessions = {
-            name: onnxruntime.InferenceSession(directory / f"{name}.onnx", options, ["CPUExecutionProvider"])
+            name: onnxruntime.InferenceSession(_file(directory, name, precision), options, ["CPUExecutionProvider"])
             for name in _GRAPHS
         }
 
@@ -67,8 +67,8 @@ class OnnxText:
         return found
 
 
-def exported(directory: Path, bundle: Bundle, precision: str) -> Path:
-    """The export of the bundle at `directory`, made now or found from before.
+def open_exported(directory: Path, bundle: Bundle, precision: str) -> OnnxText:
+    """The export of the bundle at `directory`, in one of its precisions; made now, or found from before.
 
     ValueError if its vectors are not those of the bundle (LEAST_COSINE), or the packages for it are not installed.
     """
@@ -76,40 +76,42 @@ def exported(directory: Path, bundle: Bundle, precision: str) -> Path:
         raise ValueError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
     if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
         raise ValueError("backend onnx needs the packages of the extra 'onnx': pip install 'unimir[onnx]'")
-    target = directory.parent / f"{directory.name}.onnx-{precision}"
-    if _is_of(target, bundle.id):
-        return target
-    unfinished = artifacts.start(target.with_name(f".{target.name}.{os.getpid()}"))
-    try:
-        _make(unfinished, bundle, precision)
-        if not _is_of(target, bundle.id):  # another process may have been first
-            artifacts.replace(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
+    target = directory.parent / f"{directory.name}.onnx"
+    if not _is_of(target, bundle.id):
+        unfinished = artifacts.start(target.with_name(f".{target.name}.{os.getpid()}"))
+        try:
+            _make(unfinished, bundle)
+            if not _is_of(target, bundle.id):  # another process may have been first
+                artifacts.replace(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    parity = artifacts.read_manifest(target, "onnx")["parity"][precision]
+    if not parity["cosine_min"] >= LEAST_COSINE[precision]:  # also true for NaN
+        raise ValueError(f"bundle {bundle.id}: {precision} in ONNX Runtime is not this bundle: {json.dumps(parity)}")
+    return OnnxText(target, precision, bundle.tokenizer.pad_id)
 
 
 def _is_of(target: Path, bundle_id: str) -> bool:
     return artifacts.exists(target) and artifacts.read_manifest(target, "onnx")["parents"]["bundle"] == bundle_id
 
 
-def _make(unfinished: Path, bundle: Bundle, precision: Precision) -> None:
-    _export(bundle.model, unfinished, precision)
-    parity = _parity(bundle, OnnxText(unfinished, bundle.tokenizer.pad_id))
-    if not parity["cosine_min"] >= LEAST_COSINE[precision]:  # also true for NaN
-        raise ValueError(f"bundle {bundle.id}: {precision} in ONNX Runtime is not this bundle: {json.dumps(parity)}")
-    files = [unfinished / f"{name}.onnx" for name in _GRAPHS]
+def _file(directory: Path, graph: str, precision: Precision) -> Path:
+    return directory / f"{graph}.{precision}.onnx"
+
+
+def _make(directory: Path, bundle: Bundle) -> None:
+    _export(bundle.model, directory)
+    pad_id = bundle.tokenizer.pad_id
     artifacts.finish(
-        unfinished,
+        directory,
         kind="onnx",
-        id=artifacts.files_id(unfinished, files),
+        id=artifacts.files_id(directory, directory.glob("*.onnx")),
         parents={"bundle": bundle.id},
-        precision=precision,
-        parity=parity,
+        parity={precision: _parity(bundle, OnnxText(directory, precision, pad_id)) for precision in PRECISIONS},
     )
 
 
-def _export(model: UniMIR, directory: Path, precision: Precision) -> None:
+def _export(model: UniMIR, directory: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     attention = model.text.backbone.config._attn_implementation
@@ -118,7 +120,7 @@ def _export(model: UniMIR, directory: Path, precision: Precision) -> None:
     example = torch.full((2, 8), 5, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
     try:
         for name, outputs in _GRAPHS.items():
-            plain = directory / f"{name}.fp32.onnx"
+            plain = _file(directory, name, "fp32")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the exporter's own deprecations
                 torch.onnx.export(
@@ -132,14 +134,15 @@ def _export(model: UniMIR, directory: Path, precision: Precision) -> None:
                     external_data=False,
                     verbose=False,
                 )
-                if precision == "int8":
-                    # 7 bits: without VNNI the 8-bit kernels of AVX2 saturate.
-                    final = directory / f"{name}.onnx"
-                    logging.disable(logging.WARNING)  # it advises, on the root logger, what changes nothing here
-                    quantize_dynamic(plain, final, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
-                    plain.unlink()
-                else:
-                    plain.rename(directory / f"{name}.onnx")
+                # 7 bits: without VNNI the 8-bit kernels of AVX2 saturate.
+                logging.disable(logging.WARNING)  # it advises, on the root logger, what changes nothing here
+                quantize_dynamic(
+                    plain,
+                    _file(directory, name, "int8"),
+                    per_channel=True,
+                    reduce_range=True,
+                    weight_type=QuantType.QInt8,
+                )
     finally:
         logging.disable(logging.NOTSET)
         model.text.backbone.set_attn_implementation(attention)

@@ -1,6 +1,7 @@
 """Is a catalog embedded exactly once, are versions shown only when whole, and is nothing lost on the way?"""
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from unimir.bundle import read_model_config
 from unimir.data.catalog import catalog_of_files
@@ -146,20 +148,24 @@ def test_bad_rows_are_rejected_with_reasons_and_the_rest_goes_through(store: Sto
     bad = [dict(row) for row in rows]
     for at in range(0, ITEMS, 10):
         bad[at]["image"] = bad[at]["image"][:100]
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    bad[5]["image"] = bomb.getvalue()
     bad[1]["id"] = bad[2]["id"]
     bad[3]["id"] = ""
     bad[4] |= {"image": None, "title": "", "text": ""}
     result = run(job, bad)
-    assert counts(result) == (ITEMS, ITEMS - 7, 0, 7, 0)
+    assert counts(result) == (ITEMS, ITEMS - 8, 0, 8, 0)
     assert result["rejected"] == {
         "duplicate id": 1,
+        "image over the pixel limit": 1,
         "no id": 1,
         "nothing to embed: no title, no text, no image": 1,
         "unreadable image": 4,
     }
     listed = pq.read_table(Path(result["report"]) / "rejected.parquet").to_pylist()
-    assert sorted(row["row"] for row in listed) == [0, 2, 3, 4, 10, 20, 30]
-    assert json.loads((Path(result["report"]) / "manifest.json").read_text())["counts"]["rows_rejected"] == 7
+    assert sorted(row["row"] for row in listed) == [0, 2, 3, 4, 5, 10, 20, 30]
+    assert json.loads((Path(result["report"]) / "manifest.json").read_text())["counts"]["rows_rejected"] == 8
 
 
 def another(bundle: Path, directory: Path, digit: str) -> Path:

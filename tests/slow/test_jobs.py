@@ -84,7 +84,17 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
 @pytest.mark.timeout(600)
 def test_a_killed_job_goes_on_after_its_last_stage(tmp_path: Path) -> None:
     """kill -9 of the driver and its workers after the first stage; started again, that stage is not trained again."""
-    settings = ["--recipe", "tiny", "--out", tmp_path, "--set", "sample_items=120", "stages.nlu.steps=400"]
+    settings = [
+        "--recipe",
+        "tiny",
+        "--stages",
+        "text,nlu",
+        "--out",
+        tmp_path,
+        "--set",
+        "sample_items=120",
+        "stages.nlu.steps=400",
+    ]
     command = [sys.executable, "jobs/train_joint.py", *map(str, settings)]
     killed = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -70,7 +70,8 @@ class _Server:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._turn = threading.Lock()  # either the guard starts the server again, or we stop it
         self._port = _free_port()
         self._process = self._start()
         self._wait_until_it_listens()
@@ -86,9 +87,10 @@ class _Server:
 
     def stop(self) -> None:
         """Ends the server cleanly, or by force if that takes too long."""
-        self._stopping.set()
         (self._directory / "endpoint.json").unlink(missing_ok=True)
-        self._let_go()
+        with self._turn:
+            self._stopping = True
+            self._let_go()
         try:
             self._process.wait(timeout=START_S)
         except subprocess.TimeoutExpired:
@@ -118,10 +120,11 @@ class _Server:
         while True:
             started = time.monotonic()
             self._process.wait()
-            if self._stopping.is_set() or time.monotonic() - started < _LEAST_LIFE_S:
-                return
-            self._let_go()
-            self._process = self._start()
+            with self._turn:
+                if self._stopping or time.monotonic() - started < _LEAST_LIFE_S:
+                    return
+                self._let_go()
+                self._process = self._start()
 
     def _let_go(self) -> None:
         """Closes our end of the server's standard input, at whose end it stops."""
