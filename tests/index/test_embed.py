@@ -50,8 +50,8 @@ def job(tiny_bundle: Path, milvus_uri: str, tmp_path: Path, request: pytest.Fixt
     yield Embedding(catalog=catalog, bundle=tiny_bundle, uri=milvus_uri, out=tmp_path / "out", name=name)
     store = Store(milvus_uri)
     for version in versions(store, name):
-        if store.target(name) == version.collection:
-            store._send("drop_alias", name)
+        for alias in store.aliases(version.collection):
+            store.unpoint(alias)
         store.drop(version.collection)
 
 
@@ -193,8 +193,24 @@ def test_a_new_bundle_is_a_new_version_that_readers_see_when_it_is_whole(
     assert store.target(job.name) == second
     with pytest.raises(ValueError, match="no earlier version is kept"):
         rollback(store, job.name)
-    with pytest.raises(ValueError, match=f"what readers of {job.name} see; it stays"):
+    with pytest.raises(ValueError, match=f"what readers of {job.name}, {second}_whole see; it stays"):
         store.drop(second)
+
+
+def test_a_version_that_never_became_whole_is_neither_kept_nor_shown(
+    store: Store, job: Embedding, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(job, rows)["collection"]
+    killed, third = (another(job.bundle, tmp_path, digit) for digit in "ab")
+    with monkeypatch.context() as broken, pytest.raises(IndexRefused, match="are not in"):
+        broken.setattr(Store, "keys", lambda *_: iter(()))
+        run(job, rows, bundle=killed)
+    assert [version.number for version in versions(store, job.name)] == [1, 2]
+    shown = run(job, rows, bundle=third, keep=1)["collection"]
+    assert [version.collection for version in versions(store, job.name)] == [first, shown]
+    assert rollback(store, job.name) == first
+    with pytest.raises(ValueError, match="keep is -1; 0 or more"):
+        run(job, rows, bundle=third, keep=-1)
 
 
 def test_no_tenant_is_lost_by_a_new_version(store: Store, job: Embedding, rows: Rows, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Store:
 
     def drop(self, collection: str) -> None:
         """Deletes a collection. ValueError if readers follow an alias to it."""
-        aliases = self._send("list_aliases", collection)["aliases"]
+        aliases = self.aliases(collection)
         if aliases:
             raise ValueError(f"collection {collection} is what readers of {', '.join(aliases)} see; it stays")
         self._send("drop_collection", collection, deadline_s=SLOW_S)
@@ -187,10 +187,18 @@ class Store:
         _check_name(alias)
         self._send("create_alias" if self.target(alias) is None else "alter_alias", collection, alias)
 
+    def unpoint(self, alias: str) -> None:
+        """Removes an alias; the collection stays."""
+        self._send("drop_alias", alias)
+
+    def aliases(self, collection: str) -> list[str]:
+        """The aliases that show this collection."""
+        return sorted(self._send("list_aliases", collection)["aliases"])
+
     def target(self, alias: str) -> str | None:
         """The collection that readers of the alias see."""
         for collection in self.collections():
-            if alias in self._send("list_aliases", collection)["aliases"]:
+            if alias in self.aliases(collection):
                 return collection
         return None
 

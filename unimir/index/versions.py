@@ -39,10 +39,13 @@ def collection_for(store: Store, name: str, bundle_id: str) -> str:
 
 
 def publish(store: Store, name: str, collection: str, *, keep: int) -> list[str]:
-    """Moves the alias to the collection and drops all but the `keep` newest other versions; returns those dropped.
+    """Moves the alias to the collection, which is whole now, and returns the versions dropped.
 
-    ValueError, and nothing moves, if readers would lose a tenant that they see now.
+    The `keep` newest whole ones stay for a rollback; what was begun earlier and never became whole goes. ValueError,
+    and nothing moves, if readers would lose a tenant that they see now.
     """
+    if keep < 0:
+        raise ValueError(f"keep is {keep}; 0 or more")
     current = store.target(name)
     if current == collection:
         return []
@@ -53,23 +56,38 @@ def publish(store: Store, name: str, collection: str, *, keep: int) -> list[str]
             raise ValueError(
                 f"{name} stays at {current}: {collection} lacks the items of tenants {named}; embed theirs too"
             )
+    store.point(_mark(collection), collection)
     store.point(name, collection)
     others = [version.collection for version in versions(store, name) if version.collection != collection]
-    dropped = others[: max(0, len(others) - keep)]
+    whole = [other for other in others if _is_whole(store, other)]
+    dropped = whole[: max(0, len(whole) - keep)]
+    dropped += [other for other in others if other not in whole and other < collection]
     for old in dropped:
+        if old in whole:
+            store.unpoint(_mark(old))
         store.drop(old)
     return dropped
 
 
 def rollback(store: Store, name: str) -> str:
-    """Moves the alias to the version before the one it shows, and returns that one's collection."""
+    """Moves the alias to the whole version before the one it shows, and returns that one's collection."""
     current = store.target(name)
     if current is None:
         raise ValueError(f"no alias {name!r} to roll back")
     listed = [version.collection for version in versions(store, name)]
-    before = listed[: listed.index(current)] if current in listed else []
+    earlier = listed[: listed.index(current)] if current in listed else []
+    before = [collection for collection in earlier if _is_whole(store, collection)]
     if not before:
         raise ValueError(f"{name} shows {current}, and no earlier version is kept")
     store.load(before[-1])
     store.point(name, before[-1])
     return before[-1]
+
+
+def _mark(collection: str) -> str:
+    """An alias that only whole versions have: a killed job leaves a collection without one."""
+    return f"{collection}_whole"
+
+
+def _is_whole(store: Store, collection: str) -> bool:
+    return _mark(collection) in store.aliases(collection)
