@@ -71,6 +71,15 @@ def test_files_of_every_form_give_the_same_item(tmp_path: Path) -> None:
         assert item == expected
 
 
+def test_a_manifest_can_say_norwegian(tmp_path: Path) -> None:
+    """YAML takes a bare `no` for a boolean."""
+    (tmp_path / "items.jsonl").write_text(json.dumps({"id": "a", "title": "en hund"}), encoding="utf-8")
+    manifest = "format: jsonl\npath: items.jsonl\nlang: no\ncolumns: {id: id, title: title}\n"
+    (tmp_path / "catalog.yaml").write_text(manifest)
+    (item,), _ = items_of(load_catalog(tmp_path / "catalog.yaml"))
+    assert item.lang == "no"
+
+
 def test_directories_and_archives_of_pictures_are_catalogs(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     (folder / "sub").mkdir(parents=True)

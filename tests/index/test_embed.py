@@ -327,7 +327,6 @@ def test_vectors_of_another_model_are_found_out(alone: Callable[[], Embedder]) -
     assert worker.compare(unit, frozenset(), 16) > 1 - 1e-5
     stored = worker._store.get(worker._task.collection, done.keys[:2], ["*"])
     row = next(iter(stored.values()))
-    row.pop("key")
     vector = np.roll(np.asarray(row.pop("vector"), np.float32), 1)
     worker._store.upsert(worker._task.collection, [row], vector[None])
     assert worker.compare(unit, frozenset(), 16) < 0.99

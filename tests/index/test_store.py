@@ -224,7 +224,8 @@ def test_of_an_items_rows_only_the_best_one_is_shown(store: Store) -> None:
     assert [hit.fields["id"] for hit in later] == [f"item-{at}" for at in best[5:10]]
 
 
-def test_keys_and_tenants_are_listed_whole(store: Store) -> None:
+def test_keys_and_tenants_are_listed_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimir.index.store._RANGE_ROWS", 2000)
     store.create("listed", DIM)
     rows = [row(number, tenant=f"t{number % 3}") for number in range(9000)]
     for start in range(0, 9000, 1000):

@@ -10,12 +10,9 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from unimir.config import from_dict
-from unimir.data.corpora import Format
+from unimir.data.corpora import Format, read_manifest, root_of
 
 COLUMNS = ("id", "title", "text", "lang", "image", "image_path", "captured_at", "place", "price", "tags")
 """What a catalog's columns can mean. `image` holds a picture's bytes, `image_path` its path under the root."""
@@ -48,18 +45,11 @@ class Catalog:
 
 def load_catalog(path: Path, root: Path | str | None = None) -> Catalog:
     """Reads and checks a catalog's manifest (YAML); relative paths are under `root`, or else beside the manifest."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no catalog manifest there")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a mapping with format, path, columns; got {type(raw).__name__}")
+    raw = read_manifest(path, "catalog", "format, path, columns")
     for key in ("path", "extra"):
         if key in raw and not isinstance(raw[key], list):
             raw[key] = [raw[key]]
-    catalog = from_dict(Catalog, {"name": path.stem, **raw, "root": _start(root or path.parent)}, str(path))
+    catalog = from_dict(Catalog, {"name": path.stem, **raw, "root": root_of(root or path.parent)}, str(path))
     _check(catalog, str(path))
     return catalog
 
@@ -70,7 +60,7 @@ def catalog_of_files(pattern: str) -> Catalog:
     from unimir.data.readers import column_names, table_files
 
     suffix = posixpath.splitext(pattern)[1].lower()
-    start = _start(Path.cwd())
+    start = root_of(Path.cwd())
     if suffix not in _SUFFIXES:  # a directory: of what, its files say
         files = find(start, [pattern], "catalog")
         suffixes = {posixpath.splitext(file.uri)[1].lower() for file in files}
@@ -80,11 +70,10 @@ def catalog_of_files(pattern: str) -> Catalog:
     else:
         format = _SUFFIXES[suffix]
     name = posixpath.basename(pattern.rstrip("/")).split(".")[0].strip("*") or "catalog"
-    catalog = Catalog(name=name, format=format, path=(pattern,), columns={"id": "id"}, root=start)
+    columns = {"id": "image_id", "image": "image"} if format == "imagefolder" else {"id": "id"}
+    catalog = Catalog(name=name, format=format, path=(pattern,), columns=columns, root=start)
     if format == "imagefolder":
-        return Catalog(
-            name=name, format=format, path=(pattern,), columns={"id": "image_id", "image": "image"}, root=start
-        )
+        return catalog
     found = column_names(catalog, table_files(catalog, catalog)[0])
     columns = {column: column for column in COLUMNS if column in found}
     extra = () if format == "webdataset" else tuple(column for column in found if column not in columns)
@@ -93,14 +82,8 @@ def catalog_of_files(pattern: str) -> Catalog:
     return catalog
 
 
-def _start(root: Path | str) -> str:
-    text = str(root)
-    return text if "://" in text else str(Path(text).absolute())
-
-
 def _check(catalog: Catalog, where: str) -> None:
-    known: Any = COLUMNS
-    unknown = [column for column in catalog.columns if column not in known]
+    unknown = [column for column in catalog.columns if column not in COLUMNS]
     if unknown:
         raise ValueError(f"{where}: unknown column {unknown[0]!r}; known columns: {', '.join(COLUMNS)}")
     if "id" not in catalog.columns:

@@ -126,16 +126,28 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def load_corpora(path: Path, root: Path | str | None = None) -> Corpora:
-    """Reads and checks a manifest; relative paths are under `root`, or else beside the manifest."""
+def read_manifest(path: Path, kind: str, keys: str) -> dict[str, Any]:
+    """A manifest's top level; ValueError says what it should be where it is something else."""
     if not path.is_file():
-        raise ValueError(f"{path}: no corpora manifest there")
+        raise ValueError(f"{path}: no {kind} manifest there")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a mapping with name, images, sources; got {type(raw).__name__}")
+        raise ValueError(f"{path}: expected a mapping with {keys}; got {type(raw).__name__}")
+    return raw
+
+
+def root_of(root: Path | str) -> str:
+    """Where relative paths start: a URI as it is, a directory in full."""
+    text = str(root)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def load_corpora(path: Path, root: Path | str | None = None) -> Corpora:
+    """Reads and checks a manifest; relative paths are under `root`, or else beside the manifest."""
+    raw = read_manifest(path, "corpora", "name, images, sources")
     unknown = [key for key in raw if key not in ("name", "images", "sources")]
     if unknown:
         raise ValueError(f"{path}: unknown key {unknown[0]!r}; known keys: name, images, sources")
@@ -145,9 +157,7 @@ def load_corpora(path: Path, root: Path | str | None = None) -> Corpora:
     sources = tuple(_build(Source, entry, f"{path}: source {_name(entry)}") for entry in _entries(raw, "sources", path))
     if not sources:
         raise ValueError(f"{path}: no sources")
-    start = str(root or path.parent)
-    start = start if "://" in start else str(Path(start).absolute())
-    corpora = Corpora(str(raw.get("name", path.stem)), start, images, sources)
+    corpora = Corpora(str(raw.get("name", path.stem)), root_of(root or path.parent), images, sources)
     _check(corpora, path)
     return corpora
 

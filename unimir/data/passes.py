@@ -42,9 +42,6 @@ def each(
     """
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = actors is None  # a caller with actors shows rows itself, not tasks
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns of being disabled
     rows = [{"at": at, "item": pickle.dumps(item)} for at, item in enumerate(items)]
     dataset: Any = ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
     if actors is None:
@@ -55,6 +52,8 @@ def each(
         task.__name__ = work.__name__  # what the progress bar shows
         dataset = dataset.map(task)
     else:
+        dataset.context.enable_progress_bars = False  # a caller with actors shows rows itself, not tasks
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns of being disabled
         dataset = dataset.map(
             _Actor,
             fn_constructor_args=(work, carry),

@@ -27,7 +27,7 @@ from unimir.data.items import read_ids
 from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
-from unimir.index.embedder import Done, Embedder, Task, worker
+from unimir.index.embedder import Done, Embedder, Task
 from unimir.index.entities import MODALITIES, key_of
 from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
@@ -174,7 +174,7 @@ def _run(units: Sequence[Unit], scan: _Scan, task: Task, actors: Actors) -> list
     started = shown = time.monotonic()
     items = list(zip(units, scan.repeated, strict=True))
     rows = 0
-    for at, done in each(items, functools.partial(worker, task), actors=actors, carry=_CARRIED):
+    for at, done in each(items, functools.partial(Embedder, task), actors=actors, carry=_CARRIED):
         results[at] = done
         rows += done.read
         now = time.monotonic()

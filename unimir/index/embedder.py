@@ -72,12 +72,20 @@ class Done:
         return self.embedded + self.unchanged + len(self.rejected)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """An item to embed, and the rows that its vectors go to."""
+
+    item: Item
+    rows: list[Row]
+    pixels: NDArray[np.uint8] | None
+
+
 @dataclass
 class _Window:
-    """Items on their way: those to embed, with their pixels, and keys of rows that they no longer have."""
+    """Items on their way, and keys of rows that they no longer have."""
 
-    items: list[Item] = field(default_factory=list)
-    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    wanted: list[_Wanted] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
 
 
@@ -130,16 +138,19 @@ class Embedder:
         for chunk in read_items(self._task.catalog, unit, rejects, limit):
             for item in chunk:
                 if item.row not in repeated:
-                    self._decode(item, window, rejects)
-            if window.items:
+                    self._add(item, self._rows(item), window, rejects)
+            if window.wanted:
                 break
         rows, vectors_ND = self._embedded(window, rejects, Done())
-        keys = [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
+        keys = [row["key"] for row in rows]
         stored = self._store.get(self._task.collection, keys, ["vector"])
         if len(stored) < len(keys):
             return -1.0
         found_ND = np.asarray([stored[key]["vector"] for key in keys], np.float32)
         return float((found_ND * vectors_ND).sum(-1).min(initial=1.0))
+
+    def _rows(self, item: Item) -> list[Row]:
+        return rows_of(item, self._task.tenant, self._task.salt)
 
     def _window(self, items: Sequence[Item], repeated: frozenset[int], rejects: Rejects, done: Done) -> _Window:
         """What of a chunk has to be embedded: new or changed items whose pictures can be read."""
@@ -151,79 +162,81 @@ class Embedder:
         keys = [[key_of(self._task.tenant, item.id, modality) for modality in MODALITIES] for item in kept]
         stored: dict[str, Row] = {}
         if not self._task.fresh:
-            wanted = [key for pair in keys for key in pair]
-            stored = _patiently(self._store.get, self._task.collection, wanted, ["content_hash"])
+            asked = [key for pair in keys for key in pair]
+            stored = _patiently(self._store.get, self._task.collection, asked, ["content_hash"])
         for item, pair in zip(kept, keys, strict=True):
-            rows = rows_of(item, self._task.tenant, self._task.salt)
-            needed = {key_of(row["tenant"], row["id"], row["modality"]): row["content_hash"] for row in rows}
+            rows = self._rows(item)
+            needed = {row["key"]: row["content_hash"] for row in rows}
             found = {key: stored[key]["content_hash"] for key in pair if key in stored}
             if found == needed:
                 done.unchanged += 1
                 done.keys += needed
-            elif self._decode(item, window, rejects):
+            elif self._add(item, rows, window, rejects):
                 window.stale += [key for key in found if key not in needed]
         return window
 
-    def _decode(self, item: Item, window: _Window, rejects: Rejects) -> bool:
+    def _add(self, item: Item, rows: list[Row], window: _Window, rejects: Rejects) -> bool:
+        """Whether the item is good so far: its picture, if any, could be decoded."""
+        pixels = None
         if item.picture is not None:
             try:
-                window.pixels[item.row] = self._encoder.pixels(item.picture)
+                pixels = self._encoder.pixels(item.picture)
             except ValueError as error:
                 rejects.add(item.row, str(error), item.id)
                 return False
-        window.items.append(item)
+        window.wanted.append(_Wanted(item, rows, pixels))
         return True
 
     def _embedded(self, window: _Window, rejects: Rejects, done: Done) -> tuple[list[Row], NDArray[np.float32]]:
         """Rows and vectors of the window's items; an item that fails takes no other along."""
+        if self._task.dry:
+            done.embedded += len(window.wanted)
+            return [], np.empty((0, 0), np.float32)
         started = time.perf_counter()
         rows: list[Row] = []
         parts: list[NDArray[np.float32]] = []
-        for items, vectors_ND in [] if self._task.dry else self._divided(window.items, window.pixels, rejects):
-            own = [rows_of(item, self._task.tenant, self._task.salt) for item in items]
-            flat = [row for listed in own for row in listed]
+        for wanted, vectors_ND in self._divided(window.wanted, rejects):
+            flat = [row for one in wanted for row in one.rows]
             bad = problems(flat, vectors_ND)
-            for item in items:
-                reasons = {bad[at] for at, row in enumerate(flat) if at in bad and row["id"] == item.id}
-                if reasons:
-                    rejects.add(item.row, min(reasons), item.id)
+            lost = {flat[at]["id"]: reason for at, reason in bad.items()}
+            for one in wanted:
+                if one.item.id in lost:
+                    rejects.add(one.item.row, lost[one.item.id], one.item.id)
                 else:
                     done.embedded += 1
-            lost = {flat[at]["id"] for at in bad}
             good = [at for at, row in enumerate(flat) if row["id"] not in lost]
             rows += [flat[at] for at in good]
             parts.append(vectors_ND[good])
-        if self._task.dry:
-            done.embedded += len(window.items)
-        done.keys += [key_of(row["tenant"], row["id"], row["modality"]) for row in rows]
+        done.keys += [row["key"] for row in rows]
         done.model_s += time.perf_counter() - started
         return rows, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
     def _divided(
-        self, items: Sequence[Item], pixels: dict[int, NDArray[np.uint8]], rejects: Rejects
-    ) -> list[tuple[Sequence[Item], NDArray[np.float32]]]:
+        self, wanted: Sequence[_Wanted], rejects: Rejects
+    ) -> list[tuple[Sequence[_Wanted], NDArray[np.float32]]]:
         """The items' vectors in the order of their rows; halves where the whole fails, down to the one that does."""
-        if not items:
+        if not wanted:
             return []
         try:
-            return [(items, self._vectors(items, pixels))]
+            return [(wanted, self._vectors(wanted))]
         except Exception as error:  # whatever a model raises for one item must not stop the others
-            if len(items) == 1:
-                rejects.add(items[0].row, "cannot be embedded", f"{items[0].id}: {type(error).__name__}: {error}")
+            if len(wanted) == 1:
+                (item,) = (one.item for one in wanted)
+                rejects.add(item.row, "cannot be embedded", f"{item.id}: {type(error).__name__}: {error}")
                 return []
-        half = len(items) // 2
-        return self._divided(items[:half], pixels, rejects) + self._divided(items[half:], pixels, rejects)
+        half = len(wanted) // 2
+        return self._divided(wanted[:half], rejects) + self._divided(wanted[half:], rejects)
 
-    def _vectors(self, items: Sequence[Item], pixels: dict[int, NDArray[np.uint8]]) -> NDArray[np.float32]:
-        shown = [item for item in items if item.picture is not None]
-        said = [item for item in items if item.words]
+    def _vectors(self, wanted: Sequence[_Wanted]) -> NDArray[np.float32]:
+        shown = [one.pixels for one in wanted if one.pixels is not None]
+        said = [one.item.words for one in wanted if one.item.words]
         towers: dict[str, NDArray[np.float32]] = {}
         if shown:
-            towers["image"] = self._encoder.embed_pixels(np.stack([pixels[item.row] for item in shown]))
+            towers["image"] = self._encoder.embed_pixels(np.stack(shown))
         if said:
-            towers["text"] = self._encoder.embed_texts([item.words for item in said])
+            towers["text"] = self._encoder.embed_texts(said)
         following = {modality: iter(vectors_ND) for modality, vectors_ND in towers.items()}
-        return np.stack([next(following[row["modality"]]) for item in items for row in rows_of(item, "", "")])
+        return np.stack([next(following[row["modality"]]) for one in wanted for row in one.rows])
 
     def _write(self, rows: list[Row], vectors_ND: NDArray[np.float32], stale: list[str]) -> None:
         for start in range(0, len(rows), UPSERT_ROWS):
@@ -244,8 +257,3 @@ def _patiently(call: Callable[..., T], *args: Any) -> T:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
-
-
-def worker(task: Task) -> Callable[..., Any]:
-    """An Embedder for one actor."""
-    return Embedder(task)

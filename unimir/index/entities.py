@@ -57,7 +57,8 @@ def rows_of(item: Item, tenant: str, salt: str) -> list[Row]:
         "extra": dict(item.extra),
     }
     present = {"image": item.picture is not None, "text": bool(item.words)}
-    return [{**shared, "modality": modality} for modality in MODALITIES if present[modality]]
+    own = [modality for modality in MODALITIES if present[modality]]
+    return [{**shared, "key": key_of(tenant, item.id, modality), "modality": modality} for modality in own]
 
 
 def milliseconds(moment: datetime | None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,15 @@ from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
 from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, refuse_unsafe
 from unimir.index.entities import MAX_BYTES, Row
-from unimir.index.filters import Filter
 from unimir.index.requests import (
     MAX_WINDOW,
     Hit,
     IndexConfig,
+    SearchOptions,
+    SearchRequest,
     dim_of,
     entities,
-    hits_of,
     same_dim,
-    search_request,
     within,
 )
 
@@ -35,7 +34,7 @@ SLOW_S = 600.0
 """Deadline of what may have to wait for an index that is being built: load, flush, create, drop."""
 _AFTER_WRITING = {"consistency_level": "Strong", "deadline_s": SLOW_S}
 """A job reads what it wrote a moment ago; never in a search, which it slows down fifty-fold."""
-_RANGE_ROWS = 4000  # rows of one listing call
+_RANGE_ROWS = 8000  # rows of one listing call; the ranges are even enough to stay under MAX_WINDOW
 _SPACE = 1 << 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
@@ -116,24 +115,14 @@ class Store:
         self,
         collection: str,
         queries_QD: NDArray[np.float32],
-        *,
-        tenant: str,
-        limit: int,
-        offset: int = 0,
-        wanted: Filter | None = None,
-        fields: Sequence[str] = ("id",),
-        by_item: bool = False,
+        **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
-        """The most similar rows for each query, best first; all queries share the filter and one call.
-
-        `by_item`: of an item's rows only the best one.
-        """
-        request = search_request(self._index, queries_QD, tenant, limit, offset, wanted, fields, by_item)
+        """The most similar rows for each query, best first; all queries share the filter and one call."""
+        request = SearchRequest(self._index, queries_QD, **options)
         if self._dims.get(collection) != queries_QD.shape[1]:  # not asked yet, or the alias has moved
             self._dims[collection] = self.dim(collection)
             same_dim(collection, self._dims[collection], queries_QD)
-        found = self._ask("search", collection, **request)
-        return hits_of(found, limit, offset, by_item)
+        return request.hits(self._ask("search", collection, **request.arguments))
 
     def flush(self, collection: str) -> None:
         """Lets Milvus Lite write what is in memory into its index: before that it is slow to search.
@@ -151,25 +140,21 @@ class Store:
 
     def keys(self, collection: str, tenant: str) -> Iterator[str]:
         """The keys of all rows of a tenant, in calls of some thousand rows."""
-        parts = max(1, self.count(collection) // _RANGE_ROWS)
-        bounds = [f"{bound:08x}" for bound in np.linspace(0, _SPACE, parts + 1).astype(int)[:-1].tolist()]
-        for low, high in zip(bounds, [*bounds[1:], "g"], strict=True):
-            between = f'{within(tenant, None)} and key >= "{low}" and key < "{high}"'
-            rows = self._ask(
-                "query", collection, filter=between, output_fields=["key"], limit=MAX_WINDOW, **_AFTER_WRITING
-            )
-            yield from (row["key"] for row in rows)
+        return (row["key"] for row in self._rows(collection, "key", f"{within(tenant, None)} and "))
 
     def tenants(self, collection: str) -> set[str]:
         """The tenants that have rows in the collection."""
-        found: set[str] = set()
-        while True:
-            # Never user text: the names come from the index, and are compiled as any other value is.
-            others = " and ".join(f"not ({within(tenant, None)})" for tenant in sorted(found)) or 'id != ""'
-            rows = self._ask("query", collection, filter=others, output_fields=["tenant"], limit=1, **_AFTER_WRITING)
-            if not rows:
-                return found
-            found.add(rows[0]["tenant"])
+        return {row["tenant"] for row in self._rows(collection, "tenant", "")}
+
+    def _rows(self, collection: str, field: str, condition: str) -> Iterator[Row]:
+        """One column of all rows, by ranges of the key: keys are hashes, so equal ranges hold about as many rows."""
+        parts = max(1, self.count(collection) // _RANGE_ROWS)
+        bounds = [f"{bound:08x}" for bound in np.linspace(0, _SPACE, parts + 1).astype(int)[:-1].tolist()]
+        for low, high in zip(bounds, [*bounds[1:], "g"], strict=True):
+            between = f'{condition}key >= "{low}" and key < "{high}"'
+            yield from self._ask(
+                "query", collection, filter=between, output_fields=[field], limit=MAX_WINDOW, **_AFTER_WRITING
+            )
 
     def collections(self) -> list[str]:
         """Names of all collections."""
@@ -219,6 +204,8 @@ class AsyncStore:
     """The part of `Store` that serving needs, for one event loop: make it inside the loop that uses it."""
 
     def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
+        self._uri = uri
+        self._is_safe = False  # until the server has told its version
         self._deadline_s = deadline_s
         self._index = index or IndexConfig()
         self._dims: dict[str, int] = {}
@@ -233,20 +220,14 @@ class AsyncStore:
         self,
         collection: str,
         queries_QD: NDArray[np.float32],
-        *,
-        tenant: str,
-        limit: int,
-        offset: int = 0,
-        wanted: Filter | None = None,
-        fields: Sequence[str] = ("id",),
-        by_item: bool = False,
+        **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """As `Store.search`."""
-        request = search_request(self._index, queries_QD, tenant, limit, offset, wanted, fields, by_item)
+        request = SearchRequest(self._index, queries_QD, **options)
         if self._dims.get(collection) != queries_QD.shape[1]:
             self._dims[collection] = dim_of(await self._send("describe_collection", collection))
             same_dim(collection, self._dims[collection], queries_QD)
-        return hits_of(await self._ask("search", collection, **request), limit, offset, by_item)
+        return request.hits(await self._ask("search", collection, **request.arguments))
 
     async def upsert(self, collection: str, rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> None:
         """As `Store.upsert`."""
@@ -272,6 +253,11 @@ class AsyncStore:
             return await self._send(method, collection, *args, **kwargs)
 
     async def _send(self, method: str, *args: Any, deadline_s: float | None = None, **kwargs: Any) -> Any:
+        if not self._is_safe:
+            with mapped():
+                version = await self._client.get_server_version(timeout=self._deadline_s)
+            refuse_unsafe(self._uri, version)
+            self._is_safe = True
         with mapped():
             return await getattr(self._client, method)(*args, timeout=deadline_s or self._deadline_s, **kwargs)
 
