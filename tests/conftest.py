@@ -10,6 +10,12 @@ import pytest
 from unimir.config import Config, Stage
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes of tests: whole jobs in one, in the other all that shares this file's fixtures."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("jobs" if item.path.name == "test_jobs.py" else "rooms"))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     import ray
