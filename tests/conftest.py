@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms' tests: one Ray cluster, one prepared corpus and one trained bundle for the session."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,8 @@ def tiny_run(tiny_prepared: Path, tiny_config: Config, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_run: Path) -> Path:
-    (bundle,) = (tiny_run / "bundles").iterdir()
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
+    if given := os.environ.get("UNIMIR_TEST_BUNDLE"):  # tests run by a test (see tests/real) train no other
+        return Path(given)
+    (bundle,) = (request.getfixturevalue("tiny_run") / "bundles").iterdir()
     return bundle
