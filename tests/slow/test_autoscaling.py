@@ -1,0 +1,155 @@
+"""Does the embedding job grow a real cluster, and does the cluster shrink to nothing when the job is done?"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+HEAD = "10.77.0.1"
+ROWS = 20_000
+pytestmark = pytest.mark.slow
+
+
+def _config(state: Path) -> dict[str, object]:
+    """A head without CPUs, and up to three workers of one."""
+    lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "namespaces",
+        "max_workers": 3,
+        "idle_timeout_minutes": 0.1,
+        "upscaling_speed": 10.0,
+        "provider": {
+            "type": "external",
+            "module": "namespaces.NamespaceProvider",
+            "state": str(state),
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "foreground_node_launch": True,
+        },
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+        },
+        "head_node_type": "head",
+        "auth": {"ssh_user": "ray"},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in lists},
+    }
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output)
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _actors() -> int:
+    """Workers of the pool, on whatever node: all are processes of this machine."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += path.read_bytes().startswith(b"ray::MapWorker")
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+def scenario(bundle: Path, directory: Path) -> dict[str, object]:
+    """Runs inside a network namespace of its own."""
+    for command in ("ip link set lo up", "ip link add rays type bridge", f"ip addr add {HEAD}/24 dev rays", "ip link set rays up"):
+        subprocess.run(command.split(), check=True)
+    state = directory / "nodes"
+    state.mkdir()
+    (directory / "cluster.yaml").write_text(yaml.safe_dump(_config(state)))
+    (directory / "token").write_text("0123456789abcdef0123456789abcdef")
+    texts = [f"thing {number} of colour {number % 7} " * 6 for number in range(ROWS)]
+    pq.write_table(pa.table({"id": [str(n) for n in range(ROWS)], "title": texts}), directory / "items.parquet")
+    bins = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{bins}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parent),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
+        "RAY_enable_autoscaler_v2": "0",
+    }
+    temporary = tempfile.mkdtemp(prefix="as")  # short: Ray's sockets lie in it
+    head = [str(bins / "ray"), "start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=0", "--block"]
+    head += ["--include-dashboard=false", f"--autoscaling-config={directory / 'cluster.yaml'}", f"--temp-dir={temporary}"]
+    milvus = [sys.executable, "-m", "unimir.index.lite", "server", "--host", HEAD, "--port", "19530"]
+    milvus += ["--data-dir", str(directory / "milvus")]
+    job = [sys.executable, "jobs/embed_catalog.py", "--bundle", str(bundle), "--catalog", str(directory / "items.parquet")]
+    job += ["--milvus", f"http://{HEAD}:19530", "--workers", "1,3", "--out", str(directory / "var")]
+    peak = {"nodes": 0, "actors": 0}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            peak["nodes"] = max(peak["nodes"], len(list(state.iterdir())))
+            peak["actors"] = max(peak["actors"], _actors())
+
+    try:
+        with _process(milvus, environment, directory / "milvus.log"), _process(head, environment, directory / "head.log"):
+            time.sleep(8)
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            done = subprocess.run(
+                job, cwd=ROOT, env={**environment, "RAY_ADDRESS": f"{HEAD}:6379"}, capture_output=True, text=True, timeout=400
+            )
+            deadline = time.monotonic() + 120
+            while list(state.iterdir()) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            stop.set()
+            watcher.join()
+            return {"rc": done.returncode, "out": done.stdout, "err": done.stderr[-3000:], "left": len(list(state.iterdir())), **peak}
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.timeout(700)
+def test_pool_and_cluster_grow_for_the_job_and_shrink_to_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-n", "ip", "link", "set", "lo", "up"]).returncode:
+        pytest.skip("needs the right to make a network namespace (unshare -n, ip link)")
+    command = ["unshare", "-n", sys.executable, __file__, str(tiny_bundle), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=650)
+    assert done.returncode == 0, done.stderr[-4000:]
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    assert seen["rc"] == 0, seen["err"]
+    result = json.loads(seen["out"].strip().splitlines()[-1])
+    assert (result["rows_embedded"], result["rows_rejected"]) == (ROWS, 0)
+    assert seen["nodes"] >= 2
+    assert seen["actors"] >= 2
+    assert seen["left"] == 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(scenario(Path(sys.argv[1]), Path(sys.argv[2]))))
