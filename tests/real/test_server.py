@@ -30,7 +30,7 @@ def test_the_tests_of_the_index_pass_on_a_server(tiny_bundle: Path) -> None:
     prefix = _namespace()
     if prefix is None:
         pytest.skip("needs the right to make a network namespace (unshare -n, ip link)")
-    options = f"{TESTS} -x -q -p no:cacheprovider -k '{BACKEND}'"
+    options = f"{TESTS} -x -q -n0 -p no:cacheprovider -k '{BACKEND}'"
     inside = f'ip link set lo up && exec "{sys.executable}" -m pytest {options}'
     environment = {**os.environ, "UNIMIR_TEST_MILVUS": "server", "UNIMIR_TEST_BUNDLE": str(tiny_bundle)}
     environment.pop("RAY_ADDRESS", None)

@@ -4,11 +4,9 @@ Ray's fake nodes share one address, so its autoscaler never sees one of them idl
 The caller is in a network namespace where it may do anything, and has made the bridge `rays` with 10.77.0.1/24.
 """
 
-import contextlib
-import os
-import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +76,7 @@ class NamespaceProvider(NodeProvider):
         with self._lock:
             process = self._nodes.pop(node_id)
             self._tags.pop(node_id)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
             Path(self.provider_config["state"], node_id).unlink()
 
@@ -88,7 +85,11 @@ def _start(address: str, number: int) -> subprocess.Popen[bytes]:
     ray = f"ray start --address={HEAD}:6379 --node-ip-address={address} --num-cpus=1 --block"
     wait = f"until ip link show n{number} > /dev/null 2>&1; do sleep 0.05; done"
     network = f"ip link set lo up; {wait}; ip addr add {address}/24 dev n{number}; ip link set n{number} up"
-    process = subprocess.Popen(["unshare", "-n", "sh", "-c", f"{network}; exec {ray}"], start_new_session=True)
+    # With its first process every other of the node's PID namespace ends.
+    node = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", f"{network}; {ray}"]
+    process = subprocess.Popen(node, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while Path(f"/proc/{process.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+        time.sleep(0.01)
     for command in (
         f"ip link add v{number} type veth peer name n{number}",
         f"ip link set v{number} master rays up",
