@@ -29,7 +29,7 @@ OWNERS = {
     "transformers": {"unimir/model/text_encoder.py"},
     "timm": {"unimir/model/image_encoder.py"},
     "onnxruntime": {"unimir/onnx_text.py"},
-    "pymilvus": {"unimir/index/store.py", "unimir/index/connection.py"},
+    "pymilvus": {f"unimir/index/{name}.py" for name in ("store", "connection", "requests")},
     "matplotlib": {"unimir/report.py"},
     "sklearn": {"unimir/lexical.py"},
     "argparse": {path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name == "jobs"},

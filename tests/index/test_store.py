@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unimir.index.connection import IndexRefused, IndexUnavailable, refuse_unsafe
+from unimir.index.connection import IndexRefused, IndexUnavailable, ranks_keywords, refuse_unsafe
 from unimir.index.entities import key_of, milliseconds, problems
 from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
+from unimir.index.keywords import keywords_of
 from unimir.index.requests import MAX_LIMIT, IndexConfig
 from unimir.index.store import AsyncStore, Store
 
@@ -37,6 +38,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "tags": [f"t{number % 2}", f"u{number % 3}"][: number % 4],
         "content_hash": str(number),
         "extra": {"brand": f"b{number}"},
+        "keywords": "",
         **changes,
     }
 
@@ -224,8 +226,37 @@ def test_of_an_items_rows_only_the_best_one_is_shown(store: Store) -> None:
     assert [hit.fields["id"] for hit in later] == [f"item-{at}" for at in best[5:10]]
 
 
+def test_words_find_what_vectors_do_not(store: Store) -> None:
+    """On a Milvus that ranks by BM25; one that cannot ranks by vectors alone."""
+    store.create("worded", DIM)
+    texts = ["a dog in the snow", "红色的狗", "लाल हिन्दी कुत्ता", "Straße 12", "a cat"]
+    rows = [row(2 * number, text=text, keywords=keywords_of(text)) for number, text in enumerate(texts)]
+    vectors = unit(len(rows))
+    store.upsert("worded", rows, vectors)
+    queries = vectors[[4, 4, 4, 4, 4]]
+    words = ["DOG!", "狗", "हिन्दी", "STRASSE", "..."]
+    found = store.search("worded", queries, tenant=TENANTS[0], limit=2, words=words)
+    able = ranks_keywords(store._version)
+    for number, hits in enumerate(found):
+        scores = vectors @ vectors[4]
+        assert hits[0].score == pytest.approx(scores[int(hits[0].fields["id"][5:]) // 2], abs=1e-5)
+        assert set(hits[0].fields) == {"id"}
+        second = np.argsort(-scores)[1]
+        expected = {"item-8", f"item-{2 * number}" if able and number < 4 else f"item-{2 * second}"}
+        assert {hit.fields["id"] for hit in hits} == expected
+    (narrow,) = store.search(
+        "worded", queries[:1], tenant=TENANTS[0], limit=5, words=["dog"], wanted=Equals("place", PLACES[1])
+    )
+    assert {hit.fields["id"] for hit in narrow} == {row["id"] for row in rows if row["place"] == PLACES[1]}
+    (page,) = store.search("worded", queries[:1], tenant=TENANTS[0], limit=1, offset=1, words=["dog"])
+    assert [hit.fields["id"] for hit in page] == [found[0][1].fields["id"]]
+    if able:
+        with pytest.raises(ValueError, match="2 texts of queries for 1 vectors"):
+            store.search("worded", queries[:1], tenant=TENANTS[0], limit=1, words=["a", "b"])
+
+
 def test_keys_and_tenants_are_listed_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unimir.index.store._RANGE_ROWS", 2000)
+    monkeypatch.setattr("unimir.index.store._RANGE_ROWS", 4000)
     store.create("listed", DIM)
     rows = [row(number, tenant=f"t{number % 3}") for number in range(9000)]
     for start in range(0, 9000, 1000):

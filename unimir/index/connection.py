@@ -76,6 +76,11 @@ def partition_keys(version: str) -> bool:
     return (_server(version) or (9, 0, 0)) >= (2, 4, 0)
 
 
+def ranks_keywords(version: str) -> bool:
+    """Whether it can rank by BM25 beside vectors."""
+    return (_server(version) or (9, 0, 0)) >= (2, 5, 0)
+
+
 def refuse_unsafe(uri: str, version: str) -> None:
     """A server with a known way past its authentication is used on this machine only."""
     server = _server(version)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unimir.data import items
 from unimir.data.items import Item
 from unimir.index.filters import MISSING, FieldType
+from unimir.index.keywords import keywords_of
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -55,6 +56,7 @@ def rows_of(item: Item, tenant: str, salt: str) -> list[Row]:
         "tags": list(item.tags),
         "content_hash": hashlib.blake2b(f"{salt}\0{item.digest}".encode(), digest_size=16).hexdigest(),
         "extra": dict(item.extra),
+        "keywords": keywords_of(item.words),
     }
     present = {"image": item.picture is not None, "text": bool(item.words)}
     own = [modality for modality in MODALITIES if present[modality]]

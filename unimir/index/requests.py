@@ -11,13 +11,17 @@ from typing import Any, Literal, Required, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
+from pymilvus import AnnSearchRequest, RRFRanker
 
 from unimir.index.entities import FILTERABLE, MODALITIES, Row, key_of, problems
 from unimir.index.filters import AllOf, Equals, Filter, expression
+from unimir.index.keywords import NONE, keywords_of
 
 MAX_LIMIT = 1000
 MAX_WINDOW = 16_384
 """offset + limit, as Milvus has it."""
+RANK_OFFSET = 60
+"""What reciprocal rank fusion adds to a rank, as its authors have it."""
 Kind = Literal["HNSW", "FLAT", "IVF_FLAT", "IVF_SQ8"]
 _DEFAULTS: Mapping[Kind, tuple[Mapping[str, int], Mapping[str, int]]] = {  # to build, to search
     "HNSW": ({"M": 16, "efConstruction": 200}, {"ef": 128}),
@@ -48,13 +52,13 @@ class IndexConfig:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A found row: cosine similarity, and its columns."""
+    """A found row: cosine similarity, and its columns. In a search by words too, the order is not the scores'."""
 
     score: float
     fields: Mapping[str, Any]
 
 
-def entities(rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> list[Row]:
+def entities(rows: Sequence[Row], vectors_ND: NDArray[np.float32], keywords: bool) -> list[Row]:
     """Rows as they are stored: with vector and key, of equal keys the last. ValueError names one that cannot be.
 
     The key is made here, whatever the row says: no caller can write over another tenant's row.
@@ -65,7 +69,11 @@ def entities(rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> list[Row]:
         key_of(row["tenant"], row["id"], row["modality"]): {**row, "vector": vector}
         for row, vector in zip(rows, vectors_ND, strict=True)
     }
-    return [{**row, "key": key} for key, row in keyed.items()]
+    made = [{**row, "key": key} for key, row in keyed.items()]
+    if not keywords:  # a column that is not in the schema would be kept as plain text
+        for row in made:
+            del row["keywords"]
+    return made
 
 
 class SearchOptions(TypedDict, total=False):
@@ -77,47 +85,81 @@ class SearchOptions(TypedDict, total=False):
     wanted: Filter | None
     fields: Sequence[str]
     by_item: bool  # of an item's rows only the best one
+    words: Sequence[str]  # the queries' texts: ranks by BM25 too, where the server can
 
 
 class SearchRequest:
     """A checked search: what the client is given, and how its answer is read.
 
-    ValueError for what backends would answer differently.
+    With `words`, and where the collection has `keywords`, it asks for the best by cosine and the best by BM25, and
+    joins both by reciprocal rank (Cormack, Clarke and Buettcher, SIGIR 2009). ValueError for what backends would answer
+    differently.
     """
 
-    def __init__(self, index: IndexConfig, queries_QD: NDArray[np.float32], **options: Unpack[SearchOptions]) -> None:
-        self._limit, self._offset = options["limit"], options.get("offset", 0)
-        self._by_item = options.get("by_item", False)
-        limit, offset = self._limit, self._offset
+    def __init__(
+        self, index: IndexConfig, queries_QD: NDArray[np.float32], keywords: bool, **options: Unpack[SearchOptions]
+    ) -> None:
+        limit, offset = options["limit"], options.get("offset", 0)
         if not 0 < limit <= MAX_LIMIT or offset < 0 or offset + limit > MAX_WINDOW:
             raise ValueError(f"limit {limit}, offset {offset}; limit 1..{MAX_LIMIT}, together at most {MAX_WINDOW}")
         if not np.isfinite(queries_QD).all():
             raise ValueError("a query vector is not finite")
-        # An item has at most one row per modality, so so many rows always hold the best items asked for.
-        first = min(MAX_WINDOW, (offset + limit) * len(MODALITIES)) if self._by_item else limit
-        skipped = 0 if self._by_item else offset
+        words = options.get("words") if keywords else None
+        if words is not None and len(words) != len(queries_QD):
+            raise ValueError(f"{len(words)} texts of queries for {len(queries_QD)} vectors")
+        self._queries_QD = queries_QD
+        self._by_item = options.get("by_item", False)
+        self._fields = dict.fromkeys([*options.get("fields", ()), "id"])
+        condition = within(options["tenant"], options.get("wanted"))
+        if words is None and not self._by_item:
+            most, skipped = limit, offset
+        else:
+            # An item has at most one row per modality, so so many rows always hold the best items asked for.
+            most, skipped = min(MAX_WINDOW, (offset + limit) * (len(MODALITIES) if self._by_item else 1)), 0
+        self._window = slice(offset - skipped, offset - skipped + limit)
         params = index.search_params
         if "ef" in params:
-            params["ef"] = max(params["ef"], first + skipped)  # a server refuses less
-        self.arguments: dict[str, Any] = {
-            "data": list(queries_QD),
-            "filter": within(options["tenant"], options.get("wanted")),
-            "limit": first,
-            "output_fields": list(dict.fromkeys([*options.get("fields", ()), "id"])),
-            "search_params": {"metric_type": "IP", "params": params, "offset": skipped},
-            "consistency_level": "Bounded",
+            params["ef"] = max(params["ef"], most + skipped)  # a server refuses less
+        by_cosine = {"metric_type": "IP", "params": params, "offset": skipped}
+        self.method = "search" if words is None else "hybrid_search"
+        self.arguments: dict[str, Any] = {"limit": most, "consistency_level": "Bounded"}
+        if words is None:
+            self.arguments |= {"data": list(queries_QD), "anns_field": "vector", "search_params": by_cosine}
+            self.arguments |= {"filter": condition, "output_fields": list(self._fields)}
+            return
+        texts = [keywords_of(text) or NONE for text in words]
+        by_words = {"metric_type": "BM25"}
+        self.arguments |= {
+            "reqs": [
+                AnnSearchRequest(list(queries_QD), "vector", by_cosine, most, expr=condition),
+                AnnSearchRequest(texts, "keyword_weights", by_words, most, expr=condition),
+            ],
+            "ranker": RRFRanker(RANK_OFFSET),
+            "output_fields": [*self._fields, "vector"],  # the answer's scores are of ranks
         }
 
     def hits(self, found: Any) -> list[list[Hit]]:
         """Hits per query from the client's answer."""
-        ranked = [[Hit(hit["distance"], hit["entity"]) for hit in hits] for hits in found]
-        if not self._by_item:
-            return ranked
-        firsts: list[dict[str, Hit]] = [{} for _ in ranked]
-        for best, hits in zip(firsts, ranked, strict=True):
-            for hit in hits:
-                best.setdefault(hit.fields["id"], hit)
-        return [list(best.values())[self._offset : self._offset + self._limit] for best in firsts]
+        return [self._hits(query_D, hits) for query_D, hits in zip(self._queries_QD, found, strict=True)]
+
+    def _hits(self, query_D: NDArray[np.float32], found: Any) -> list[Hit]:
+        if self.method == "search":
+            ranked = [Hit(hit["distance"], hit["entity"]) for hit in found]
+        else:
+            ranked = [Hit(_cosine(query_D, hit["entity"]), self._shown(hit["entity"])) for hit in found]
+        if self._by_item:
+            firsts: dict[str, Hit] = {}
+            for hit in ranked:
+                firsts.setdefault(hit.fields["id"], hit)
+            ranked = list(firsts.values())
+        return ranked[self._window]
+
+    def _shown(self, entity: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: entity[name] for name in entity if name != "vector" or name in self._fields}
+
+
+def _cosine(query_D: NDArray[np.float32], entity: Mapping[str, Any]) -> float:
+    return float(query_D @ np.asarray(entity["vector"], np.float32))
 
 
 def dim_of(described: Mapping[str, Any]) -> int:

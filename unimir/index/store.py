@@ -12,11 +12,12 @@ from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from pymilvus import AsyncMilvusClient, DataType, MilvusClient
+from pymilvus import AsyncMilvusClient, DataType, Function, FunctionType, MilvusClient
 
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
-from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, refuse_unsafe
+from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, ranks_keywords, refuse_unsafe
 from unimir.index.entities import MAX_BYTES, Row
+from unimir.index.keywords import MAX_KEYWORDS
 from unimir.index.requests import (
     MAX_WINDOW,
     Hit,
@@ -50,6 +51,7 @@ class Store:
             self._client = MilvusClient(uri, timeout=deadline_s, **login())
         self._version = self._send("get_server_version")
         refuse_unsafe(uri, self._version)
+        self._keywords = ranks_keywords(self._version)
 
     def close(self) -> None:
         """Gives the connection back."""
@@ -68,8 +70,10 @@ class Store:
             params = self._client.prepare_index_params()
             build = self._index.build_params
             params.add_index("vector", index_type=self._index.kind, metric_type="IP", params=build)
+            if self._keywords:
+                params.add_index("keyword_weights", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
             described = {
-                "schema": _schema(self._client, dim, partition_keys(self._version)),
+                "schema": _schema(self._client, dim, partition_keys(self._version), self._keywords),
                 "index_params": params,
                 "consistency_level": "Bounded",
             }
@@ -93,7 +97,7 @@ class Store:
 
         ValueError names the first row that cannot be stored; then none is.
         """
-        data = entities(rows, vectors_ND)
+        data = entities(rows, vectors_ND, self._keywords)
         if data:
             self._ask("upsert", collection, data)
 
@@ -118,11 +122,11 @@ class Store:
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """The most similar rows for each query, best first; all queries share the filter and one call."""
-        request = SearchRequest(self._index, queries_QD, **options)
+        request = SearchRequest(self._index, queries_QD, self._keywords, **options)
         if self._dims.get(collection) != queries_QD.shape[1]:  # not asked yet, or the alias has moved
             self._dims[collection] = self.dim(collection)
             same_dim(collection, self._dims[collection], queries_QD)
-        return request.hits(self._ask("search", collection, **request.arguments))
+        return request.hits(self._ask(request.method, collection, **request.arguments))
 
     def flush(self, collection: str) -> None:
         """Lets Milvus Lite write what is in memory into its index: before that it is slow to search.
@@ -205,7 +209,7 @@ class AsyncStore:
 
     def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
         self._uri = uri
-        self._is_safe = False  # until the server has told its version
+        self._keywords: bool | None = None  # until the server has told its version
         self._deadline_s = deadline_s
         self._index = index or IndexConfig()
         self._dims: dict[str, int] = {}
@@ -223,15 +227,15 @@ class AsyncStore:
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """As `Store.search`."""
-        request = SearchRequest(self._index, queries_QD, **options)
+        request = SearchRequest(self._index, queries_QD, await self._ranks_keywords(), **options)
         if self._dims.get(collection) != queries_QD.shape[1]:
             self._dims[collection] = dim_of(await self._send("describe_collection", collection))
             same_dim(collection, self._dims[collection], queries_QD)
-        return request.hits(await self._ask("search", collection, **request.arguments))
+        return request.hits(await self._ask(request.method, collection, **request.arguments))
 
     async def upsert(self, collection: str, rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> None:
         """As `Store.upsert`."""
-        data = entities(rows, vectors_ND)
+        data = entities(rows, vectors_ND, await self._ranks_keywords())
         if data:
             await self._ask("upsert", collection, data)
 
@@ -253,16 +257,21 @@ class AsyncStore:
             return await self._send(method, collection, *args, **kwargs)
 
     async def _send(self, method: str, *args: Any, deadline_s: float | None = None, **kwargs: Any) -> Any:
-        if not self._is_safe:
-            with mapped():
-                version = await self._client.get_server_version(timeout=self._deadline_s)
-            refuse_unsafe(self._uri, version)
-            self._is_safe = True
+        await self._ranks_keywords()
         with mapped():
             return await getattr(self._client, method)(*args, timeout=deadline_s or self._deadline_s, **kwargs)
 
+    async def _ranks_keywords(self) -> bool:
+        """What the server can do, asked before anything else: one that lets anyone in is refused."""
+        if self._keywords is None:
+            with mapped():
+                version = await self._client.get_server_version(timeout=self._deadline_s)
+            refuse_unsafe(self._uri, version)
+            self._keywords = ranks_keywords(version)
+        return self._keywords
 
-def _schema(client: MilvusClient, dim: int, by_tenant: bool) -> Any:
+
+def _schema(client: MilvusClient, dim: int, by_tenant: bool, keywords: bool) -> Any:
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field("key", DataType.VARCHAR, max_length=32, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
@@ -272,6 +281,10 @@ def _schema(client: MilvusClient, dim: int, by_tenant: bool) -> Any:
     schema.add_field("price", DataType.DOUBLE)
     tags = {"element_type": DataType.VARCHAR, "max_capacity": MAX_TAGS, "max_length": MAX_TAG_BYTES}
     schema.add_field("tags", DataType.ARRAY, **tags)
+    if keywords:
+        schema.add_field("keywords", DataType.VARCHAR, max_length=9 * MAX_KEYWORDS, enable_analyzer=True)
+        schema.add_field("keyword_weights", DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_function(Function("bm25", FunctionType.BM25, ["keywords"], ["keyword_weights"]))
     return schema
 
 
