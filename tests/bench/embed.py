@@ -1,6 +1,6 @@
 """Embedding of a catalog beside a bare loop, sentence-transformers and plain pymilvus, and how it grows.
 
-python tests/bench/embed.py --data ../shared/data [--parts loop,text,upsert,growth] [--rows 20000] [--layers 6]
+python tests/bench/embed.py --data ../shared/data [--parts text,upsert,storage,loop,growth] [--rows 20000] [--layers 6]
 Real texts of open data: names, sentences and pages in over a hundred languages, so lengths have a heavy tail. The
 model has random weights (6 layers of 384, as small multilingual sentence encoders have). Loading and start-up are not
 counted.
@@ -31,7 +31,9 @@ from unimir.data.clean import normalise
 from unimir.data.passes import Actors
 from unimir.data.text import TextTokenizer, train_tokenizer
 from unimir.index.embed import Embedding, embed
+from unimir.index.keywords import keywords_of
 from unimir.index.lite import embedded
+from unimir.index.requests import IndexConfig
 from unimir.index.store import Store
 from unimir.infer import Encoder
 from unimir.model.unimir import UniMIR
@@ -184,15 +186,22 @@ def text_part(bundle: Path, texts: Sequence[str], runs: int) -> dict[str, Any]:
     }
 
 
-def upsert_part(uri: str, rows: int, dim: int) -> dict[str, Any]:
-    """Rows per second of Store.upsert and of plain pymilvus insert into the same schema, in turn."""
-    store = Store(uri)
+def stored_rows(rows: int, dim: int) -> tuple[list[dict[str, Any]], Any]:
+    """Rows with a sentence each, and unit vectors."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    fixed = {"tenant": "", "modality": "text", "lang": "de", "title": "a title", "place": "Köln", "price": 1.0,
-             "captured_at": 0, "tags": ["a", "b"], "content_hash": "0" * 32, "extra": {}}  # fmt: skip
-    data = [{"id": str(n), "text": "some words " * 10, **fixed} for n in range(rows)]
+    text = "some words " * 10
+    fixed = {"tenant": "", "modality": "text", "lang": "de", "title": "a title", "text": text, "place": "Köln",
+             "price": 1.0, "captured_at": 0, "tags": ["a", "b"], "content_hash": "0" * 32, "extra": {},
+             "keywords": keywords_of(text)}  # fmt: skip
+    return [{"id": str(number), **fixed} for number in range(rows)], vectors
+
+
+def upsert_part(uri: str, rows: int, dim: int) -> dict[str, Any]:
+    """Rows per second of Store.upsert and of plain pymilvus insert into the same schema, in turn."""
+    store = Store(uri)
+    data, vectors = stored_rows(rows, dim)
     took: dict[str, list[float]] = {"store": [], "plain": []}
     for turn in range(3):
         for side in took:
@@ -204,10 +213,8 @@ def upsert_part(uri: str, rows: int, dim: int) -> dict[str, Any]:
                 if side == "store":
                     store.upsert(name, data[part], vectors[part])
                 else:
-                    keyed = [
-                        {**row, "key": row["id"], "vector": v} for row, v in zip(data[part], vectors[part], strict=True)
-                    ]
-                    store._client.insert(name, keyed, timeout=60)
+                    pairs = zip(data[part], vectors[part], strict=True)
+                    store._client.insert(name, [{**row, "key": row["id"], "vector": v} for row, v in pairs], timeout=60)
             took[side].append(time.perf_counter() - started)
             store.drop(name)
     rates = {side: round(rows / min(seconds)) for side, seconds in took.items()}
@@ -217,14 +224,35 @@ def upsert_part(uri: str, rows: int, dim: int) -> dict[str, Any]:
     }
 
 
+def storage_part(directory: Path, rows: int, dim: int) -> dict[str, Any]:
+    """Bytes per row on disk, and of memory that the embedded Milvus has more after writing, indexing and a search."""
+    data, vectors = stored_rows(rows, dim)
+    found = {}
+    for kind in ("HNSW", "FLAT", "IVF_SQ8"):
+        with embedded(directory / kind) as uri:
+            store = Store(uri, index=IndexConfig(kind=kind))
+            store.create("stored", dim)
+            (server,) = [p for p in psutil.Process().children() if "unimir.index.lite" in p.cmdline()]
+            before = server.memory_info().rss
+            for start in range(0, rows, WINDOW):
+                store.upsert("stored", data[start : start + WINDOW], vectors[start : start + WINDOW])
+            store.flush("stored")
+            store.search("stored", vectors[:1], tenant="", limit=10)
+            memory = server.memory_info().rss - before
+            disk = sum(path.stat().st_size for path in (directory / kind).rglob("*") if path.is_file())
+            found[kind] = {"disk": round(disk / rows), "memory": round(memory / rows)}
+            store.close()
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--parts", default="text,upsert,loop,growth")
+    parser.add_argument("--parts", default="text,upsert,storage,loop,growth")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--texts", type=int, default=1500)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--growth", type=int, nargs="+", default=[5000, 20_000, 80_000])
+    parser.add_argument("--growth", type=int, nargs="+", default=[5000, 20_000, 80_000, 200_000])
     parser.add_argument("--layers", type=int, default=6)
     args = parser.parse_args()
     parts = args.parts.split(",")
@@ -239,6 +267,8 @@ def main() -> None:
         with embedded(here / "milvus") as uri:
             if "upsert" in parts:
                 found["upsert"] = upsert_part(uri, args.rows, 384)
+            if "storage" in parts:
+                found["storage_bytes_per_row"] = storage_part(here, args.rows, 384)
             if "loop" in parts or "growth" in parts:
                 import ray
 

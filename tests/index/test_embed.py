@@ -24,7 +24,7 @@ from unimir.index import embedder
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embed import Embedding, embed
 from unimir.index.embedder import Embedder, Task
-from unimir.index.entities import key_of
+from unimir.index.entities import KEY_BYTES, key_of
 from unimir.index.lite import embedded
 from unimir.index.store import Store
 from unimir.index.versions import rollback, versions
@@ -325,12 +325,13 @@ def test_vectors_of_another_model_are_found_out(alone: Callable[[], Embedder]) -
     (unit,) = plan(worker._task.catalog, 1000)
     done = worker(unit, frozenset())
     assert worker.compare(unit, frozenset(), 16) > 1 - 1e-5
-    stored = worker._store.get(worker._task.collection, done.keys[:2], ["*"])
+    keys = [done.keys[start : start + KEY_BYTES].decode() for start in (0, KEY_BYTES)]
+    stored = worker._store.get(worker._task.collection, keys, ["*"])
     row = next(iter(stored.values()))
     vector = np.roll(np.asarray(row.pop("vector"), np.float32), 1)
     worker._store.upsert(worker._task.collection, [row], vector[None])
     assert worker.compare(unit, frozenset(), 16) < 0.99
-    worker._store.delete(worker._task.collection, done.keys[:2])
+    worker._store.delete(worker._task.collection, keys)
     assert worker.compare(unit, frozenset(), 16) == -1.0
 
 

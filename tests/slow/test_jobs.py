@@ -94,7 +94,7 @@ def test_a_killed_job_goes_on_after_its_last_stage(tmp_path: Path) -> None:
         tmp_path,
         "--set",
         "sample_items=120",
-        "stages.nlu.steps=400",
+        "stages.nlu.steps=100",
     ]
     command = [sys.executable, "jobs/train_joint.py", *map(str, settings)]
     killed = subprocess.Popen(

@@ -28,7 +28,7 @@ from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embedder import Done, Embedder, Task
-from unimir.index.entities import MODALITIES, key_of
+from unimir.index.entities import KEY_BYTES, MODALITIES, key_of
 from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
 from unimir.infer import Encoder
@@ -36,7 +36,7 @@ from unimir.schema import REJECTED
 
 LEAST_COSINE = {"torch": 1 - 1e-5, "onnx-fp32": 1 - 1e-5, "onnx-int8": 0.999}
 """Between stored vectors and the same items embedded again by the driver; int8 quantises by what else is in a batch."""
-_KEY = np.dtype("S32")
+_KEY = np.dtype(f"S{KEY_BYTES}")
 _COMPARED = 16
 _SHOW_EVERY_S = 5.0
 _CARRIED = (IndexUnavailable, IndexRefused)
@@ -190,7 +190,7 @@ def _checked(job: Embedding, task: Task, store: Store, units: Sequence[Unit], sc
     if any(unit.embedded for unit in done):
         store.flush(task.collection)
     # As arrays of fixed width: a set of strings would take four times the memory.
-    expected = np.concatenate([np.array(unit.keys, _KEY) for unit in done])
+    expected = np.concatenate([np.frombuffer(unit.keys, _KEY) for unit in done])
     stored = np.fromiter((key.encode() for key in store.keys(task.collection, task.tenant)), _KEY)
     missing = int(np.isin(expected, stored, invert=True).sum())
     if missing:

@@ -61,7 +61,7 @@ class Done:
     embedded: int = 0
     unchanged: int = 0
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # of every row that must be stored now
+    keys: bytearray = field(default_factory=bytearray)  # KEY_BYTES for every row that must be stored now
     model_s: float = 0.0
     began: float = 0.0  # Unix time; the loading of the encoder lies before it
     ended: float = 0.0
@@ -170,7 +170,7 @@ class Embedder:
             found = {key: stored[key]["content_hash"] for key in pair if key in stored}
             if found == needed:
                 done.unchanged += 1
-                done.keys += needed
+                done.keys += "".join(needed).encode()
             elif self._add(item, rows, window, rejects):
                 window.stale += [key for key in found if key not in needed]
         return window
@@ -207,7 +207,7 @@ class Embedder:
             good = [at for at, row in enumerate(flat) if row["id"] not in lost]
             rows += [flat[at] for at in good]
             parts.append(vectors_ND[good])
-        done.keys += [row["key"] for row in rows]
+        done.keys += "".join(row["key"] for row in rows).encode()
         done.model_s += time.perf_counter() - started
         return rows, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 

@@ -32,6 +32,8 @@ FILTERABLE: Mapping[str, FieldType] = {
 """What callers may filter by; `tenant` is not among them, because it is always part of the filter."""
 MAX_BYTES: Mapping[str, int] = {**items.MAX_BYTES, "tenant": 64, "modality": 16, "lang": 35, "content_hash": 32}
 """UTF-8 bytes of the text columns."""
+KEY_BYTES = 32
+"""ASCII characters of a key."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from pymilvus import AsyncMilvusClient, DataType, Function, FunctionType, Milvus
 
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
 from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, ranks_keywords, refuse_unsafe
-from unimir.index.entities import MAX_BYTES, Row
+from unimir.index.entities import KEY_BYTES, MAX_BYTES, Row
 from unimir.index.keywords import MAX_KEYWORDS
 from unimir.index.requests import (
     MAX_WINDOW,
@@ -273,7 +273,7 @@ class AsyncStore:
 
 def _schema(client: MilvusClient, dim: int, by_tenant: bool, keywords: bool) -> Any:
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
-    schema.add_field("key", DataType.VARCHAR, max_length=32, is_primary=True)
+    schema.add_field("key", DataType.VARCHAR, max_length=KEY_BYTES, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
     for name, most in MAX_BYTES.items():
         schema.add_field(name, DataType.VARCHAR, max_length=most, is_partition_key=by_tenant and name == "tenant")
