@@ -69,11 +69,9 @@ def entities(rows: Sequence[Row], vectors_ND: NDArray[np.float32], keywords: boo
         key_of(row["tenant"], row["id"], row["modality"]): {**row, "vector": vector}
         for row, vector in zip(rows, vectors_ND, strict=True)
     }
-    made = [{**row, "key": key} for key, row in keyed.items()]
-    if not keywords:  # a column that is not in the schema would be kept as plain text
-        for row in made:
-            del row["keywords"]
-    return made
+    # Milvus weighs keywords itself; where it cannot, a column outside the schema would be kept as plain text.
+    without = {"keyword_weights"} if keywords else {"keyword_weights", "keywords"}
+    return [{**{name: row[name] for name in row if name not in without}, "key": key} for key, row in keyed.items()]
 
 
 class SearchOptions(TypedDict, total=False):
