@@ -233,6 +233,7 @@ def test_words_find_what_vectors_do_not(store: Store) -> None:
     rows = [row(2 * number, text=text, keywords=keywords_of(text)) for number, text in enumerate(texts)]
     vectors = unit(len(rows))
     store.upsert("worded", rows, vectors)
+    until(len(rows), functools.partial(found_of, store, "worded", TENANTS[0]))
     queries = vectors[[4, 4, 4, 4, 4]]
     words = ["DOG!", "狗", "हिन्दी", "STRASSE", "..."]
     found = store.search("worded", queries, tenant=TENANTS[0], limit=2, words=words)
