@@ -18,7 +18,7 @@ LAYERS = [
     {"onnx_text"},
     {"infer", "train"},
     {"index"},
-    {"evaluate", "evaluate_nlu", "report", "job"},
+    {"evaluate", "evaluate_nlu", "report", "job", "serve"},
     {"jobs"},
 ]
 PEERS = {("config", "schema"), ("evaluate", "evaluate_nlu")}
@@ -30,6 +30,8 @@ OWNERS = {
     "timm": {"unimir/model/image_encoder.py"},
     "onnxruntime": {"unimir/onnx_text.py"},
     "pymilvus": {f"unimir/index/{name}.py" for name in ("store", "connection", "requests")},
+    "ray.serve": {"unimir/serve/app.py"},
+    "fastapi": {"unimir/serve/api.py", "unimir/serve/app.py", "unimir/serve/problems.py"},
     "matplotlib": {"unimir/report.py"},
     "sklearn": {"unimir/lexical.py"},
     "argparse": {path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name == "jobs"},

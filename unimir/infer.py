@@ -6,6 +6,7 @@ Knows no job, no index and no request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,24 @@ CPU_TOKENS, GPU_TOKENS = 1024, 32_768
 """Padded tokens of one forward pass: on a CPU more fall out of its cache, on a GPU fewer leave it idle."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text as the model takes it: normalised, cut into tokens once."""
+
+    text: str
+    ids: list[int]
+    offsets: Offsets
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What one forward pass makes of a query: its vector with the noise suppressed, the plain one, and the parse."""
+
+    fused_D: NDArray[np.float32]
+    plain_D: NDArray[np.float32]
+    parse: Parse
+
+
 class TextSide(Protocol):
     """What runs the text tower, heads and fusion over a chunk of texts of similar length, given as token ids."""
 
@@ -38,7 +57,7 @@ class TextSide(Protocol):
         """Unit vectors [B, D], fused or plain."""
 
     def understand(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:
-        """Fused vectors [B, D], intent logits [B, I] and tag logits [T, G] from one forward pass."""
+        """Plain and fused vectors [B, D], intent logits [B, I] and tag logits [T, G] from one forward pass."""
 
 
 class TorchText:
@@ -62,7 +81,8 @@ class TorchText:
             features = self._model.encode_text(tokens, understand=True)
             assert features.understood is not None
             fused_BD = self._model.fuse(features, tokens)
-            return _array(fused_BD), _array(features.understood.intent_BI), _array(features.understood.tag_TG)
+            heads = features.understood
+            return _array(features.z_BD), _array(fused_BD), _array(heads.intent_BI), _array(heads.tag_TG)
 
     def _tokens(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
         return TokenBatch.from_lists([list(row) for row in ids]).to(self._device)
@@ -153,26 +173,37 @@ class Encoder:
         self, texts: Sequence[str], *, label_set: str | None = None
     ) -> tuple[NDArray[np.float32], list[Parse]]:
         """Fused query vectors [len(texts), dim] and parses from one forward pass per text."""
+        found = self.understand(self.tokenize(texts), label_set=label_set)
+        vectors = np.stack([one.fused_D for one in found]) if found else np.empty((0, self.dim), np.float32)
+        return vectors, [one.parse for one in found]
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """What `understand` takes. ValueError where nothing is left of a text, or it is not valid Unicode."""
+        clean = _clean(texts)
+        cut = self.bundle.tokenizer.encode_with_offsets(clean)
+        return [Encoded(text, ids, offsets) for text, (ids, offsets) in zip(clean, cut, strict=True)]
+
+    def understand(self, encoded: Sequence[Encoded], *, label_set: str | None = None) -> list[Understood]:
+        """Vectors and parses among the labels of one set (default: the set of search queries)."""
         name = label_set or self._model.config.query_label_set
         if name not in self._sets:
             raise ValueError(f"label_set {name!r}; this bundle has {', '.join(self._sets)}")
-        clean = _clean(texts)
-        encoded = self.bundle.tokenizer.encode_with_offsets(clean)
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        parses: dict[int, Parse] = {}
+        found: dict[int, Understood] = {}
         heads, number = self._model.nlu, self._sets[name]
         intents, tags = slice(*heads.intent_ranges[number]), slice(*heads.tag_ranges[number])
-        for rows in token_chunks([len(ids) for ids, _ in encoded], self._budget):
-            vectors[rows], intent_BI, tag_TG = self._text.understand([encoded[row][0] for row in rows])
+        for rows in token_chunks([len(one.ids) for one in encoded], self._budget):
+            plain_BD, fused_BD, intent_BI, tag_TG = self._text.understand([encoded[row].ids for row in rows])
             intent_BI, tag_TG = _softmax(intent_BI[:, intents]), _softmax(tag_TG[:, tags])
             start = 0
-            for row, intent_I in zip(rows, intent_BI, strict=True):
-                stop = start + len(encoded[row][0])
-                parses[row] = self._decode(clean[row], name, intent_I, tag_TG[start:stop], encoded[row][1])
+            for at, row in enumerate(rows):
+                stop = start + len(encoded[row].ids)
+                parse = self._decode(encoded[row], name, intent_BI[at], tag_TG[start:stop])
+                found[row] = Understood(fused_BD[at], plain_BD[at], parse)
                 start = stop
-        return vectors, [parses[row] for row in range(len(texts))]
+        return [found[row] for row in range(len(encoded))]
 
-    def _decode(self, text: str, name: str, intent_I: Probabilities, tag_TG: Probabilities, offsets: Offsets) -> Parse:
+    def _decode(self, encoded: Encoded, name: str, intent_I: Probabilities, tag_TG: Probabilities) -> Parse:
+        text, offsets = encoded.text, encoded.offsets
         label_set = self.bundle.label_sets[self._sets[name]]
         # Special tokens and lone spaces cover no characters and carry no tag.
         visible = [place for place, (start, stop) in enumerate(offsets) if stop > start]

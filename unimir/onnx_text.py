@@ -53,9 +53,9 @@ class OnnxText:
         return self._run(wanted[0], ids, [wanted[1]])[0]
 
     def understand(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:
-        """Fused vectors [B, D], intent logits [B, I] and tag logits [T, G] of token ids per text, T laid end to end."""
-        fused_BD, intent_BI, tag_BLG = self._run("queries", ids, ["fused", "intents", "tags"])
-        return fused_BD, intent_BI, np.concatenate([tag_BLG[row, : len(own)] for row, own in enumerate(ids)])
+        """Plain and fused vectors [B, D], intent logits [B, I] and tag logits [T, G], T laid end to end."""
+        *found, tag_BLG = self._run("queries", ids, ["vectors", "fused", "intents", "tags"])
+        return *found, np.concatenate([tag_BLG[row, : len(own)] for row, own in enumerate(ids)])
 
     def _run(self, graph: str, ids: Sequence[Sequence[int]], outputs: list[str]) -> list[NDArray[np.float32]]:
         lengths_B = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -161,7 +161,7 @@ def _parity(bundle: Bundle, runtime: OnnxText) -> dict[str, Any]:
         features = bundle.model.encode_text(tokens, understand=True)
         fused_BD = bundle.model.fuse(features, tokens).numpy()
     assert features.understood is not None
-    found_BD, intent_BI, tag_TG = runtime.understand(ids)
+    _, found_BD, intent_BI, tag_TG = runtime.understand(ids)
     pairs = {"vectors": (features.z_BD.numpy(), runtime.vectors(ids, fused=False)), "fused": (fused_BD, found_BD)}
     cosines = {name: float((a * b).sum(-1).min()) for name, (a, b) in pairs.items()}
     return {

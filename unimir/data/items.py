@@ -58,6 +58,9 @@ class _Bad(Exception):
     """Why a row is no item."""
 
 
+_ALONE = Catalog(name="item", format="jsonl", path=(), columns={})
+
+
 def read_items(catalog: Catalog, unit: Unit, rejects: Rejects, chunk_rows: int) -> Iterator[list[Item]]:
     """The items of a unit in chunks of the file's order; what is no item is noted with its reason."""
     for raw in read_unit(catalog, unit, rejects, chunk_rows):
@@ -98,6 +101,31 @@ def items_of(catalog: Catalog, raw: pa.Table, rejects: Rejects) -> list[Item]:
         except _Bad as error:
             rejects.add(row, str(error), str(values["id"] or ""))
     return items
+
+
+def item_of(values: Mapping[str, Any]) -> Item:
+    """One item given by itself, by the rules of a catalog's rows; ValueError says why it is none.
+
+    `values` has id, title, text, lang, image (bytes), captured_at (with its zone), place, price, tags and extra.
+    """
+    texts = ("title", "text", "place")
+    try:
+        clean = normalise(pa.array([values[name] for name in texts], pa.string())).to_pylist()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"item {values['id']!r:.80}: not valid Unicode ({error.reason})") from error
+    moment, price = values["captured_at"], values["price"]
+    raw = {
+        **values,
+        **dict(zip(texts, clean, strict=True)),
+        "image_path": None,
+        "captured_at": moment and moment.isoformat(),
+        "price": None if price is None else repr(price),
+        "tags": "\n".join(values["tags"]),
+    }
+    try:
+        return _item(_ALONE, 0, raw, values["extra"])
+    except _Bad as error:
+        raise ValueError(f"item {values['id']!r:.80}: {error}") from error
 
 
 def _item(catalog: Catalog, row: int, values: Mapping[str, Any], extra: dict[str, str]) -> Item:

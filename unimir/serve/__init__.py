@@ -1,0 +1,1 @@
+"""One Ray Serve application that answers search requests."""

@@ -1,0 +1,224 @@
+"""The parts of the service: two towers and the index, each behind async methods that gather concurrent calls.
+
+They are plain classes: the builder decides which become deployments and which live in the Gateway's replicas. Know no
+HTTP and nothing of what a query means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unimir import artifacts
+from unimir.index.entities import Row
+from unimir.index.lite import embedded
+from unimir.index.requests import Hit, SearchOptions
+from unimir.index.store import AsyncStore, Store
+from unimir.index.versions import versions
+from unimir.infer import CPU_TOKENS, GPU_TOKENS, Encoded, Encoder, Understood
+from unimir.serve.gather import Gather
+from unimir.serve.settings import Settings
+
+Vector = NDArray[np.float32]
+_PICTURES = 32  # of one forward pass
+_SEARCHES = 64  # of one call to the index
+
+
+class Texts(Protocol):
+    """What the Gateway asks of the text tower."""
+
+    async def understand(self, text: str) -> Understood:
+        """Vectors and parse of a query. ValueError if nothing is left of it once normalised."""
+
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Vector:
+        """Unit vectors [N, dimensions] of documents."""
+
+
+class Pictures(Protocol):
+    """What the Gateway asks of the image tower."""
+
+    async def embed(self, picture: bytes) -> Vector:
+        """The unit vector of an encoded picture. ValueError says why it cannot be read."""
+
+
+class Index(Protocol):
+    """What the Gateway asks of the index."""
+
+    async def search(self, vector_D: Vector, **options: Unpack[SearchOptions]) -> list[Hit]:
+        """The most similar rows, best first."""
+
+    async def get(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+        """Rows by key."""
+
+    async def upsert(self, rows: Sequence[Row], vectors_ND: Vector) -> None:
+        """Stores rows, replacing those of equal tenant, id and modality."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Deletes rows by key."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a service serves: a bundle, and the collection whose vectors it made."""
+
+    bundle: Path
+    bundle_id: str
+    collection: str
+
+
+@functools.lru_cache(maxsize=1)
+def _model(bundle: Path, backend: str, device: str, threads: int) -> tuple[Encoder, ThreadPoolExecutor]:
+    """The bundle, loaded once a process, and the one thread that runs it."""
+    torch.set_num_threads(threads)
+    encoder = Encoder.from_bundle(bundle, backend=backend, device=device)
+    return encoder, ThreadPoolExecutor(1, "model")
+
+
+class TextEncoder:
+    """The text tower with its heads. Queries that wait at the same moment share a forward pass."""
+
+    def __init__(self, settings: Settings, served: Served) -> None:
+        self._encoder, self._thread = _model(served.bundle, settings.backend, settings.device, settings.threads)
+        self._understand = Gather(
+            self._run,
+            name="text encoder",
+            weigh=lambda encoded: len(encoded.ids),
+            budget=CPU_TOKENS if settings.device == "cpu" else GPU_TOKENS,
+            wait_s=settings.gather_s,
+            most_waiting=settings.limits.waiting,
+        )
+
+    async def understand(self, text: str) -> Understood:
+        """As in Texts."""
+        (encoded,) = self._encoder.tokenize([text])
+        return await self._understand(encoded)
+
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Vector:
+        """As in Texts."""
+        if not texts:
+            return np.empty((0, dimensions or self._encoder.dim), np.float32)
+        call = functools.partial(self._encoder.embed_texts, texts, dimensions=dimensions)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _run(self, encoded: Sequence[Encoded]) -> Sequence[Understood | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.understand, encoded)
+
+
+class ImageEncoder:
+    """The image tower. Pictures are decoded beside it, and those that wait at the same moment share a forward pass."""
+
+    def __init__(self, settings: Settings, served: Served) -> None:
+        self._encoder, self._thread = _model(served.bundle, settings.backend, settings.device, settings.threads)
+        self._decoders = ThreadPoolExecutor(settings.threads, "decode")
+        self._embed = Gather(
+            self._run,
+            name="image encoder",
+            budget=_PICTURES,
+            wait_s=settings.gather_s,
+            most_waiting=settings.limits.waiting,
+        )
+
+    async def embed(self, picture: bytes) -> Vector:
+        """As in Pictures."""
+        loop = asyncio.get_running_loop()
+        return await self._embed(await loop.run_in_executor(self._decoders, self._encoder.pixels, picture))
+
+    async def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> Sequence[Vector | Exception]:
+        call = functools.partial(self._encoder.embed_pixels, np.stack(pixels))
+        return list(await asyncio.get_running_loop().run_in_executor(self._thread, call))
+
+
+class Retriever:
+    """The collection of the served bundle. Searches with the same options that wait at the same moment are one call.
+
+    It stays with the collection that it began with, whatever the alias shows later: vectors of two bundles do not mix.
+    """
+
+    def __init__(self, settings: Settings, served: Served) -> None:
+        self._settings, self._collection = settings, served.collection
+        self._open = contextlib.ExitStack()
+        self._uri = self._open.enter_context(index_of(settings))
+        self._search: Gather[tuple[Vector, SearchOptions], list[Hit]] = Gather(
+            self._run,
+            name="index",
+            budget=_SEARCHES,
+            wait_s=settings.gather_s,
+            most_waiting=settings.limits.waiting,
+        )
+
+    @functools.cached_property
+    def _store(self) -> AsyncStore:
+        """Made by the first call: a client belongs to the loop that it was made in."""
+        return AsyncStore(self._uri, deadline_s=self._settings.limits.deadline_s)
+
+    async def search(self, vector_D: Vector, **options: Unpack[SearchOptions]) -> list[Hit]:
+        """As in Index."""
+        return await self._search((vector_D, options))
+
+    async def get(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+        """As in Index."""
+        return await self._store.get(self._collection, keys, fields)
+
+    async def upsert(self, rows: Sequence[Row], vectors_ND: Vector) -> None:
+        """As in Index."""
+        await self._store.upsert(self._collection, rows, vectors_ND)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """As in Index."""
+        await self._store.delete(self._collection, keys)
+
+    async def _run(self, asked: Sequence[tuple[Vector, SearchOptions]]) -> Sequence[list[Hit] | Exception]:
+        groups: dict[str, list[int]] = {}
+        for at, (_, options) in enumerate(asked):
+            alike = {name: value for name, value in options.items() if name != "words"}
+            groups.setdefault(f"{sorted(alike.items())!r} {'words' in options}", []).append(at)
+        results: list[list[Hit] | Exception] = [[] for _ in asked]
+        found = await asyncio.gather(*(self._one(asked, group) for group in groups.values()), return_exceptions=True)
+        for group, outcome in zip(groups.values(), found, strict=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+                raise outcome
+            for place, at in enumerate(group):
+                results[at] = outcome if isinstance(outcome, Exception) else outcome[place]
+        return results
+
+    async def _one(self, asked: Sequence[tuple[Vector, SearchOptions]], group: Sequence[int]) -> list[list[Hit]]:
+        """One call for searches whose options differ in their words alone."""
+        options: Any = dict(asked[group[0]][1])
+        if "words" in options:
+            options["words"] = [word for at in group for word in asked[at][1]["words"]]
+        return await self._store.search(self._collection, np.stack([asked[at][0] for at in group]), **options)
+
+
+def index_of(settings: Settings) -> contextlib.AbstractContextManager[str]:
+    """The URI of the server, or of the embedded Milvus for as long as the context is open."""
+    return contextlib.nullcontext(settings.milvus) if settings.milvus else embedded(Path(settings.data))
+
+
+def find_served(settings: Settings) -> Served:
+    """Which bundle belongs to the collection that readers see; ValueError, saying both, if the one given does not."""
+    with index_of(settings) as uri:
+        store = Store(uri)
+        shown = store.target(settings.collection)
+        known = {version.collection: version.bundle_id for version in versions(store, settings.collection)}
+        if shown is not None:
+            store.load(shown)
+        store.close()
+    if shown is None or shown not in known:
+        raise ValueError(f"no collection {settings.collection!r} to search; jobs/embed_catalog.py makes it")
+    root = Path(settings.bundle)
+    bundles = [root] if artifacts.exists(root) else sorted(path.parent for path in root.glob("*/manifest.json"))
+    ids = {artifacts.read_manifest(bundle, "bundle")["id"]: bundle for bundle in bundles}
+    if known[shown] not in ids:
+        there = ", ".join(sorted(ids)) or "none"
+        raise ValueError(f"collection {shown} holds vectors of bundle {known[shown]}; at {root}: {there}")
+    return Served(ids[known[shown]].absolute(), known[shown], shown)

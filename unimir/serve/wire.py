@@ -1,0 +1,270 @@
+"""The JSON of the service: what requests may say, what answers hold, and their way to and from typed values.
+
+Knows no route, no key and no model.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from unimir.data.items import Item, item_of
+from unimir.index.entities import FILTERABLE, Modality
+from unimir.index.filters import (
+    MISSING,
+    AllOf,
+    AnyOf,
+    Between,
+    Equals,
+    Filter,
+    HasTags,
+    Not,
+    OneOf,
+    Value,
+)
+from unimir.index.requests import Hit
+from unimir.schema import Parse
+from unimir.serve.gateway import Answer, Part
+
+
+class Wire(BaseModel):
+    """Unknown keys and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+Scalar = str | float
+Base64 = Annotated[str, Field(min_length=1, description="base64 of an encoded picture")]
+
+
+class FilterIn(Wire):
+    """One condition on a field, or conditions joined. Times are ISO 8601 with their zone."""
+
+    field: str | None = None
+    equals: Scalar | None = None
+    one_of: list[Scalar] | None = None
+    at_least: Scalar | None = None
+    below: Scalar | None = None
+    any_tag: list[str] | None = None
+    every_tag: list[str] | None = None
+    all_of: list[FilterIn] | None = None
+    any_of: list[FilterIn] | None = None
+    not_: FilterIn | None = Field(default=None, alias="not")
+
+    def typed(self) -> Filter:
+        """The filter; ValueError names what is wrong with it."""
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        match sorted(given):
+            case ["all_of"]:
+                return AllOf([part.typed() for part in self.all_of or ()])
+            case ["any_of"]:
+                return AnyOf([part.typed() for part in self.any_of or ()])
+            case ["not_"] if self.not_ is not None:
+                return Not(self.not_.typed())
+        if self.field is None:
+            raise ValueError("a filter names a field, or joins others by all_of, any_of or not")
+        match sorted(given - {"field"}):
+            case ["equals"]:
+                return Equals(self.field, _value(self.field, self.equals))
+            case ["one_of"]:
+                return OneOf(self.field, [_value(self.field, value) for value in self.one_of or ()])
+            case ["at_least"] | ["below"] | ["at_least", "below"]:
+                low, high = (None if b is None else _value(self.field, b) for b in (self.at_least, self.below))
+                return Between(self.field, low, high)
+            case ["any_tag"]:
+                return HasTags(self.field, self.any_tag or ())
+            case ["every_tag"]:
+                return HasTags(self.field, self.every_tag or (), every=True)
+        raise ValueError(
+            f"filter on {self.field:.80}: give one of equals, one_of, at_least and below, any_tag, every_tag"
+        )
+
+
+class PartIn(Wire):
+    """One thing of a composed query: a text, a picture or an item of the collection. Negative: not like this."""
+
+    text: str | None = None
+    image: Base64 | None = None
+    id: str | None = None
+    weight: float = Field(default=1.0, ge=-10, le=10)
+
+    @model_validator(mode="after")
+    def _one(self) -> PartIn:
+        if sum(value is not None for value in (self.text, self.image, self.id)) != 1:
+            raise ValueError("a part is one of text, image and id")
+        return self
+
+    def typed(self) -> Part:
+        """The part; ValueError if the picture is not base64."""
+        picture = None if self.image is None else picture_of(self.image)
+        return Part(text=self.text, picture=picture, item=self.id, weight=self.weight)
+
+
+class SearchIn(Wire):
+    """A search: `query` is a text; `parts` composes one of several things."""
+
+    query: str | None = None
+    parts: list[PartIn] = Field(default_factory=list)
+    filters: list[FilterIn] = Field(default_factory=list, max_length=32)
+    limit: int = Field(default=10, ge=1)
+    offset: int = Field(default=0, ge=0)
+    modality: Modality | None = None
+    fusion: bool = Field(default=True, description="suppress the noise of spoken queries")
+    keywords: bool = Field(default=False, description="rank by words too, where the index can")
+
+    def typed_parts(self) -> list[Part]:
+        """The query as parts, at least one."""
+        own = [Part(text=self.query)] if self.query is not None else []
+        parts = own + [part.typed() for part in self.parts]
+        if not parts:
+            raise ValueError("nothing to search for: give query or parts")
+        return parts
+
+
+class ParseIn(Wire):
+    """A query to parse."""
+
+    query: str
+
+
+class EmbeddingsIn(Wire):
+    """As OpenAI's embeddings; beside texts also pictures, as {"image": base64}."""
+
+    input: str | list[str | dict[Literal["image"], Base64]]
+    model: str = ""
+    dimensions: int | None = Field(default=None, ge=1)
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+class ItemIn(Wire):
+    """An item of the catalog."""
+
+    id: str
+    title: str = ""
+    text: str = ""
+    lang: str = ""
+    image: Base64 | None = None
+    captured_at: AwareDatetime | None = None
+    place: str = ""
+    price: float | None = None
+    tags: list[str] = Field(default_factory=list)
+    extra: dict[str, str] = Field(default_factory=dict)
+
+    def typed(self) -> Item:
+        """The item, cleaned as a catalog's rows are; ValueError says why it is none."""
+        said = self.model_dump(exclude={"image"})
+        return item_of({**said, "image": None if self.image is None else picture_of(self.image)})
+
+
+class ItemsIn(Wire):
+    """Items to put."""
+
+    items: list[ItemIn] = Field(min_length=1)
+
+
+class IdsIn(Wire):
+    """Items to delete."""
+
+    ids: list[str] = Field(min_length=1)
+
+
+class SlotOut(BaseModel):
+    """A labelled span of the query."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+class ParseOut(BaseModel):
+    """What was understood of a query."""
+
+    text: str
+    intent: str
+    intent_score: float
+    slots: list[SlotOut]
+
+    @classmethod
+    def of(cls, parse: Parse) -> ParseOut:
+        """As JSON has it."""
+        slots = [SlotOut(label=s.label, text=s.text, start=s.start, end=s.end, score=s.score) for s in parse.slots]
+        return cls(text=parse.text, intent=parse.intent, intent_score=parse.intent_score, slots=slots)
+
+
+class HitOut(BaseModel):
+    """A found item: the better of its picture and its words."""
+
+    id: str
+    score: float
+    modality: Modality
+    lang: str
+    title: str
+    text: str
+    place: str
+    captured_at: datetime | None
+    price: float | None
+    tags: list[str]
+    extra: dict[str, Any]
+
+    @classmethod
+    def of(cls, hit: Hit) -> HitOut:
+        """As JSON has it: what is not known is null."""
+        fields = dict(hit.fields)
+        fields["captured_at"] = _known(fields["captured_at"], MISSING["time"])
+        if fields["captured_at"] is not None:
+            fields["captured_at"] = datetime.fromtimestamp(fields["captured_at"] / 1000, UTC)
+        fields["price"] = _known(fields["price"], MISSING["number"])
+        fields["tags"] = list(fields["tags"])
+        return cls(score=round(hit.score, 6), **{name: fields[name] for name in cls.model_fields if name in fields})
+
+
+class SearchOut(BaseModel):
+    """Hits, best first, and how the query was understood."""
+
+    hits: list[HitOut]
+    understanding: list[ParseOut]
+    modality: Modality | None
+    bundle_id: str
+    collection: str
+    timings_ms: dict[str, float]
+
+    @classmethod
+    def of(cls, answer: Answer, bundle_id: str, collection: str) -> SearchOut:
+        """As JSON has it."""
+        return cls(
+            hits=[HitOut.of(hit) for hit in answer.hits],
+            understanding=[ParseOut.of(parse) for parse in answer.parses],
+            modality=answer.modality,
+            bundle_id=bundle_id,
+            collection=collection,
+            timings_ms=answer.timings_ms,
+        )
+
+
+def picture_of(encoded: str) -> bytes:
+    """The picture's bytes; ValueError if it is not base64."""
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("image is not base64") from None
+
+
+def _value(field: str, value: Scalar | None) -> Value:
+    if FILTERABLE.get(field) == "time" and isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"filter on {field}: {value!r:.80} is no ISO 8601 time") from None
+    assert value is not None
+    return value
+
+
+def _known(value: float, missing: float) -> float | None:
+    return None if value == missing else value
