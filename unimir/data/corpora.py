@@ -126,12 +126,17 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+def parse_yaml(text: str) -> Any:
+    """What YAML says, words for booleans as words. yaml.YAMLError if it says nothing."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_manifest(path: Path, kind: str, keys: str) -> dict[str, Any]:
     """A manifest's top level; ValueError says what it should be where it is something else."""
     if not path.is_file():
         raise ValueError(f"{path}: no {kind} manifest there")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
