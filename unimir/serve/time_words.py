@@ -17,28 +17,18 @@ from babel import Locale, UnknownLocaleError
 from unimir.data.corpora import parse_yaml
 
 UNITS = ("day", "week", "weekend", "month", "quarter", "year", "decade")
-_WORDS = (
-    "last",
-    "this",
-    "next",
-    "ago",
-    "in",
-    "from_now",
-    "since",
-    "until",
-    "before",
-    "after",
-    "between",
-    "to",
-    "filler",
-)
-_BEHIND = ("since_behind", "before_behind", "after_behind")
+_KINDS = ("last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to", "and",
+          "since_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
+          "rest_of", "so_far", "within", "last_but_one", "next_but_one", "filler")  # fmt: skip
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1, "before_yesterday": -2, "after_tomorrow": 2}
 _YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
 _NUMERIC = (
     r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)",
-    r"(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.](?P<y>\d{4}|\d{2})(?!\d)",
+    r"(?P<a>\d{1,2})[-/. ](?P<b>\d{1,2})[-/. ](?P<y>\d{4}|\d{2})(?!\d)",
+    r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})(?!\d)",
+    r"(?P<a>\d{1,2})[/.](?P<b>\d{1,2})(?!\d)\.?",
     r"(?P<y>\d{4})\s*年(?:\s*(?P<m>\d{1,2})\s*月(?:\s*(?P<d>\d{1,2})\s*[日号號])?)?",
+    r"(?P<y>0\d)\s*年",
     r"(?P<m>\d{1,2})\s*月\s*(?P<d>\d{1,2})\s*[日号號]",
     r"(?P<m>\d{1,2})\s*月(?:份)?(?!间)",
 )
@@ -53,7 +43,9 @@ class Token:
     extra: tuple[int | None, ...] = ()
 
 
-Tokens = Sequence[frozenset[Token]]
+Meaning = frozenset[Token]
+"""All that one word may mean."""
+Words = Sequence[Meaning]
 
 
 def cut(phrase: str, lang: str) -> list[frozenset[Token]] | None:
@@ -77,7 +69,7 @@ class _Lexicon:
         self.meanings: dict[str, set[Token]] = {}
         for unit in UNITS:
             self._add(raw.get(unit, ()), Token("unit", UNITS.index(unit)))
-        for kind in (*_WORDS, *_BEHIND):
+        for kind in _KINDS:
             self._add(raw.get(kind, ()), Token(kind))
         for kind, days in _DAYS.items():
             self._add(raw.get(kind, ()), Token("day_offset", days))
@@ -85,6 +77,8 @@ class _Lexicon:
             self._add(raw.get(kind, ()), Token("year_offset", years))
         for word, number in raw.get("numbers", {}).items():
             self._add([word], Token("number", number))
+        for word, number in raw.get("weekdays", {}).items():
+            self._add([word], Token("weekday", number))
         for word, number in raw.get("ordinals", {}).items():
             self._add([word], Token("ordinal", number))
         self._add_names(lang)
@@ -116,7 +110,7 @@ def _cut(text: str, lexicon: _Lexicon) -> list[frozenset[Token]] | None:
     tokens: list[frozenset[Token]] = []
     at = 0
     while at < len(text):
-        if text[at].isspace() or text[at] in ",.":
+        if text[at].isspace() or text[at] in ",./":
             at += 1
             continue
         numeric = _numeric(text, at, lexicon.month_first)
@@ -124,9 +118,18 @@ def _cut(text: str, lexicon: _Lexicon) -> list[frozenset[Token]] | None:
             token, at = numeric
             tokens.append(frozenset([token]))
             continue
+        if text[at] == "-" and tokens and any(t.kind == "number" and t.value >= 20 for t in tokens[-1]):
+            if text[at + 1 : at + 2].isalpha():  # vingt-neuf
+                at += 1
+                continue
         if text[at] in "-–—~":
-            tokens.append(frozenset([Token("to")]))
+            tokens.append(frozenset([Token("to"), Token("filler")]))
             at += 1
+            continue
+        quarter = regex.compile(r"[qt]([1-4])(?!\w)").match(text, at)
+        if quarter is not None:
+            tokens.append(frozenset([Token("quarter", int(quarter[1]))]))
+            at = quarter.end()
             continue
         found = lexicon.pattern.match(text, at)
         if found is None:
@@ -136,7 +139,25 @@ def _cut(text: str, lexicon: _Lexicon) -> list[frozenset[Token]] | None:
             tokens.append(frozenset(lexicon.meanings[found["word"]]))
         else:
             tokens.append(frozenset(_number(int(found["number"]), len(found["number"]), found["suffix"])))
+        _join_tens(tokens)
     return tokens
+
+
+def _join_tens(tokens: list[frozenset[Token]]) -> None:
+    """Twenty and nine are twenty-nine."""
+    if len(tokens) > 2 and any(t.kind in ("and", "to") for t in tokens[-2]):
+        pair = [tokens[-3], tokens[-1]]
+        if all(any(t.kind == "number" and not t.extra for t in token) for token in pair):
+            _join_tens(pair)
+            if len(pair) == 1:
+                tokens[-3:] = pair
+                return
+    if len(tokens) < 2:
+        return
+    tens = next((t.value for t in tokens[-2] if t.kind == "number" and t.value in (20, 30, 40, 50)), None)
+    ones = next((t for t in tokens[-1] if t.kind in ("number", "ordinal") and 1 <= t.value <= 9), None)
+    if tens is not None and ones is not None:
+        tokens[-2:] = [frozenset([Token(ones.kind, tens + ones.value)])]
 
 
 def _number(value: int, digits: int, suffix: str | None) -> list[Token]:
@@ -144,7 +165,7 @@ def _number(value: int, digits: int, suffix: str | None) -> list[Token]:
         return [Token("ordinal", value)]
     if digits == 4 and 1500 <= value < 2200:
         return [Token("year", value)]
-    return [Token("number", value)] if digits <= 4 else []
+    return [Token("number", value, (1,))] if digits <= 4 else []
 
 
 def _numeric(text: str, at: int, month_first: bool) -> tuple[Token, int] | None:
@@ -154,10 +175,11 @@ def _numeric(text: str, at: int, month_first: bool) -> tuple[Token, int] | None:
             continue
         parts = {name: int(value) for name, value in found.groupdict().items() if value is not None}
         if "a" in parts:
-            first, second = ("m", "d") if month_first else ("d", "m")
-            parts[first], parts[second] = parts.pop("a"), parts.pop("b")
+            one, two = parts.pop("a"), parts.pop("b")
+            first = (month_first or two > 12) and one <= 12
+            parts["m"], parts["d"] = (one, two) if first else (two, one)
         year = parts.get("y")
         if year is not None and year < 100:
-            year += 2000
+            year += 1900 if year >= 50 else 2000
         return Token("date", extra=(year, parts.get("m"), parts.get("d"))), found.end()
     return None

@@ -10,234 +10,323 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from unimir.serve.time_words import UNITS, Token, Tokens, cut
+from unimir.serve import calendar_units as calendar
+from unimir.serve.calendar_units import Range
+from unimir.serve.time_words import UNITS, Meaning, Words, cut
+
+_SIDES = {  # of an expression: which of its ends the open range begins or ends with
+    "since": ("start", None),
+    "and_after": ("start", None),
+    "after": ("end", None),
+    "until": (None, "end"),
+    "and_before": (None, "end"),
+    "before": (None, "start"),
+}
 
 
-@dataclass(frozen=True)
-class Range:
-    """Days from `start` to before `end`; None is open."""
-
-    start: date | None
-    end: date | None
-
-
-def resolve(phrase: str, lang: str, now: datetime) -> Range | None:
+def resolve(phrase: str, lang: str, now: datetime, *, inclusive: bool = True) -> Range | None:
     """The days that the phrase means, or None if that is not certain.
 
-    A span up to now, such as "the last 3 days", ends with today. A month or day without a year is the latest one that
-    has begun.
+    A month or day without a year is the latest one that has begun. With `inclusive`, what "from A to B" and "until B"
+    name last belongs to them, and a span up to now, such as "the last 3 days", ends with today; without, they end
+    where B or today begins.
     """
-    tokens = cut(phrase, lang)
-    return None if tokens is None else _Grammar(tokens, now.date()).range()
+    words = cut(phrase, lang)
+    return None if words is None else _Grammar(now.date(), inclusive).range(words)
 
 
 class _Grammar:
-    """One phrase's meanings, tried against the forms that time expressions have."""
+    """The forms that time expressions have, tried in turn on all of a phrase's words."""
 
-    def __init__(self, tokens: Tokens, today: date) -> None:
-        self._tokens, self._today = tokens, today
+    def __init__(self, today: date, inclusive: bool) -> None:
+        self._today, self._inclusive = today, inclusive
 
-    def range(self) -> Range | None:
+    def range(self, words: Words) -> Range | None:
         """The first form that takes every word."""
-        forms: Sequence[Callable[[Tokens], Range | None]] = (self._bounded, self._span, self._one_sided, self._simple)
-        for form in forms:
-            found = form(self._tokens)
+        for form in (self._point, self._bounded, self._one_sided):
+            found = form(words)
             if found is not None:
                 return found
         return None
 
-    def _bounded(self, tokens: Tokens) -> Range | None:
-        """From one simple expression to another."""
-        body = tokens[1:] if tokens and _is(tokens[0], "between") else tokens
+    def _bounded(self, words: Words) -> Range | None:
+        """From one expression to another; what the first leaves out (a month, a year) is taken from the second."""
+        body = words[1:] if words and _is(words[0], "between") else words
         for place in range(1, len(body) - 1):
-            if not _is(body[place], "to"):
+            if not _is(body[place], "to") and not (body is not words and _is(body[place], "and")):
                 continue
-            low, high = self._simple(body[:place]), self._simple(body[place + 1 :])
-            if low and high and low.start and high.end and low.start < high.end:
-                return Range(low.start, high.end)
+            first, second = body[:place], body[place + 1 :]
+            high = self._point([*second, *_context(second, first)]) or self._point(second)
+            low = self._point([*first, *_context(first, second)]) or self._point(first)
+            if high is None or low is None:
+                continue
+            high, low = _in_order(low, high, second)
+            end = high.end if self._inclusive or any(_is(word, "late") for word in second) else high.start
+            named = any(_value(word, "year") is not None or _is(word, "date") for word in body)
+            if low.start and end and low.start < end and (named or (end - low.start).days <= 366):
+                return Range(low.start, end)
         return None
 
-    def _span(self, tokens: Tokens) -> Range | None:
-        """The last or next so many units, and so many units ago or from now."""
-        kinds = [_without_filler(token) for token in tokens]
-        core = [token for token in kinds if token]
-        numbers = [number for token in core if (number := _value(token, "number")) is not None]
-        units = [UNITS[unit] for token in core if (unit := _value(token, "unit")) is not None]
-        if len(numbers) != 1 or len(units) != 1:
-            return None
-        rest = [t for t in core if _value(t, "number") is None and _value(t, "unit") is None]
-        if len(rest) != 1:
-            return None
-        (word,) = rest
-        unit, number = units[0], numbers[0]
-        placed = core.index(word)
-        if _is(word, "last") and not (_is(word, "ago") and placed == len(core) - 1):
-            return Range(_shift(self._today, unit, -number), self._today + timedelta(1))
-        if _is(word, "ago"):
-            return self._day(_shift(self._today, unit, -number))
-        if _is(word, "next") and placed < len(core) - 1:
-            return Range(self._today + timedelta(1), _shift(self._today, unit, number) + timedelta(1))
-        if _is(word, "in") or _is(word, "from_now") or _is(word, "next"):
-            return self._day(_shift(self._today, unit, number))
+    def _one_sided(self, words: Words) -> Range | None:
+        """Since, until, before or after an expression."""
+        for side, rest in ((words[0], words[1:]), (words[-1], words[:-1])) if len(words) > 1 else ():
+            behind = rest is not words[1:] and rest == words[:-1]
+            for kind, (start, end) in _SIDES.items():
+                if not _is(side, f"{kind}_behind" if behind and not kind.startswith("and_") else kind):
+                    continue
+                found = self._point(rest)
+                if found is None:
+                    continue
+                if any(_is(word, "late") for word in rest):
+                    end = end and "end"
+                elif kind == "until" and not self._inclusive:
+                    end = "start"
+                return Range(getattr(found, start) if start else None, getattr(found, end) if end else None)
         return None
 
-    def _one_sided(self, tokens: Tokens) -> Range | None:
-        """Since, until, before or after a simple expression."""
-        if len(tokens) < 2:
-            return None
-        found = self._simple(tokens[1:])
-        if found is not None:
-            if _is(tokens[0], "since"):
-                return Range(found.start, None)
-            if _is(tokens[0], "after"):
-                return Range(found.end, None)
-            if _is(tokens[0], "until"):
-                return Range(None, found.end)
-            if _is(tokens[0], "before"):
-                return Range(None, found.start)
-        found = self._simple(tokens[:-1])
-        if found is not None:
-            if _is(tokens[-1], "since_behind"):
-                return Range(found.start, None)
-            if _is(tokens[-1], "after_behind"):
-                return Range(found.end, None)
-            if _is(tokens[-1], "before_behind"):
-                return Range(None, found.start)
+    def _point(self, words: Words) -> Range | None:
+        """A day, week, month or year by its name or by its place beside today or another day."""
+        forms: Sequence[Callable[[Words], Range | None]] = (
+            self._offset,
+            self._unit,
+            self._span,
+            self._weekday,
+            self._dated,
+            self._shifted,
+            self._share,
+            self._nth,
+        )
+        for all_of_it in (False, True):
+            lean = [_without_filler(word, all_of_it=all_of_it) for word in words]
+            core = [word for word in lean if word is not None]
+            for form in forms if core else ():
+                found = form(core)
+                if found is not None:
+                    return found
         return None
 
-    def _simple(self, tokens: Tokens) -> Range | None:
-        """A day, week, month or year by its name or its place beside today."""
-        core = [token for token in (_without_filler(t) for t in tokens) if token]
-        for form in (self._offset, self._named_unit, self._weekday, self._dated):
-            found = form(core)
-            if found is not None:
-                return found
-        return None
-
-    def _offset(self, core: Tokens) -> Range | None:
+    def _offset(self, core: Words) -> Range | None:
+        """Today, yesterday, last year as one word."""
         if len(core) != 1:
             return None
         days, years = _value(core[0], "day_offset"), _value(core[0], "year_offset")
         if days is not None:
-            return self._day(self._today + timedelta(days))
-        if years is not None:
-            return _whole("year", self._today.replace(day=1), years)
+            return calendar.day(self._today + timedelta(days))
+        return None if years is None else calendar.whole("year", self._today, years)
+
+    def _unit(self, core: Words) -> Range | None:
+        """The month, last month, this week, next year."""
+        units = _values(core, "unit")
+        steps = [step for word in core if (step := _step(word)) is not None]
+        if len(units) != 1 or len(core) > 2 or len(core) - 1 != len(steps) or (len(core) == 1 and units[0] == 0):
+            return None
+        return calendar.whole(UNITS[units[0]], self._today, steps[0] if steps else 0)
+
+    def _span(self, core: Words) -> Range | None:
+        """The last or next so many units, and so many units ago or from now."""
+        numbers, units = _values(core, "number"), _values(core, "unit")
+        rest = [word for word in core if _value(word, "number") is None and _value(word, "unit") is None]
+        if len(numbers) != 1 or len(units) != 1 or len(rest) != 1:
+            return None
+        unit, number = UNITS[units[0]], numbers[0]
+        word, at_end = rest[0], core[-1] is rest[0]
+        if _is(word, "ago") and (at_end or not _is(word, "last")):
+            return calendar.day(calendar.shift(self._today, unit, -number))
+        if unit in ("quarter", "decade"):  # in common use these are counted whole
+            current = calendar.whole(unit, self._today, 0)
+            ends = (-number, 0) if _is(word, "last") else (1, number + 1) if _is(word, "next") else None
+            return ends and Range(*(calendar.shift(current.start, unit, step) for step in ends)) if current.start else None
+        if _is(word, "last"):
+            return Range(calendar.shift(self._today, unit, -number), self._today + timedelta(int(self._inclusive)))
+        if _is(word, "within"):
+            return Range(self._today, calendar.shift(self._today, unit, number))
+        if _is(word, "from_now") and at_end or _is(word, "in"):
+            return calendar.day(calendar.shift(self._today, unit, number))
+        if _is(word, "next"):
+            tomorrow = self._today + timedelta(1)
+            return Range(tomorrow, calendar.shift(tomorrow, unit, number))
         return None
 
-    def _named_unit(self, core: Tokens) -> Range | None:
-        """Last month, this week, next year."""
-        if len(core) != 2:
+    def _weekday(self, core: Words) -> Range | None:
+        """Monday, last Monday, Monday of next week."""
+        days = _values(core, "weekday")
+        rest = [word for word in core if _value(word, "weekday") is None]
+        if len(days) != 1:
             return None
-        units = [UNITS[unit] for token in core if (unit := _value(token, "unit")) is not None]
-        steps = [step for token in core if (step := _step(token)) is not None]
-        return _whole(units[0], self._today, steps[0]) if len(units) == len(steps) == 1 else None
-
-    def _weekday(self, core: Tokens) -> Range | None:
-        """Monday, last Monday, next Monday."""
-        days = [day for token in core if (day := _value(token, "weekday")) is not None]
-        rest = [token for token in core if _value(token, "weekday") is None]
-        if len(days) != 1 or len(rest) > 1 or (rest and _step(rest[0]) is None):
+        if not rest:
+            return calendar.day(self._today - timedelta((self._today.weekday() - days[0]) % 7))
+        steps = [step for word in rest if (step := _step(word)) is not None]
+        weeks = [word for word in rest if _value(word, "unit") == UNITS.index("week")]
+        if len(steps) != 1 or len(weeks) + 1 != len(rest):
             return None
         monday = self._today - timedelta(self._today.weekday())
-        if rest:
-            return self._day(monday + timedelta(days[0] + 7 * (_step(rest[0]) or 0)))
-        return self._day(self._today - timedelta((self._today.weekday() - days[0]) % 7))
+        return calendar.day(monday + timedelta(days[0] + 7 * steps[0]))
 
-    def _dated(self, core: Tokens) -> Range | None:
-        """A date as far as it is given: a year, a month, a day of a month."""
-        year = month = day = None
-        step = None
-        for token in core:
-            if (dated := next((t for t in token if t.kind == "date"), None)) is not None:
-                given = dated.extra
-                if any(a is not None and b is not None for a, b in zip(given, (year, month, day), strict=True)):
-                    return None
-                year, month, day = (a if a is not None else b for a, b in zip(given, (year, month, day), strict=True))
-            elif month is None and (found := _value(token, "month")) is not None:
-                month = found
-            elif year is None and (found := _value(token, "year")) is not None:
-                year = found
-            elif day is None and (found := _day_number(token)) is not None:
-                day = found
-            elif step is None and _step(token) is not None:
-                step = _step(token)
-            elif year is None and (found := _value(token, "year_offset")) is not None:
-                year = self._today.year + found
-            else:
+    def _dated(self, core: Words) -> Range | None:
+        """A date as far as it is given: a year, a quarter, a month, a day of a month; a weekday beside it is noise."""
+        given = _Given()
+        for word in core:
+            if not given.take(word, self._today.year):
                 return None
-        return self._calendar(year, month, day, step)
+        return given.range(self._today)
 
-    def _calendar(self, year: int | None, month: int | None, day: int | None, step: int | None) -> Range | None:
-        if month is None:
-            return _range_of(year, 1, 1, "year") if year is not None and day is None and step is None else None
-        grain = "month" if day is None else "day"
-        if year is not None:
-            return _range_of(year, month, day or 1, grain) if step is None else None
-        # The latest that has begun: people look for what there is.
-        begun = _range_of(self._today.year, month, day or 1, grain)
-        if begun is None or begun.start is None:
-            return None
-        latest = self._today.year if begun.start <= self._today else self._today.year - 1
-        if step is None:
-            return _range_of(latest, month, day or 1, grain)
-        return _range_of(self._today.year + step, month, day or 1, grain)
-
-    def _day(self, day: date) -> Range:
-        return Range(day, day + timedelta(1))
-
-
-def _is(token: frozenset[Token], kind: str) -> bool:
-    return any(meaning.kind == kind for meaning in token)
-
-
-def _value(token: frozenset[Token], kind: str) -> int | None:
-    return next((meaning.value for meaning in token if meaning.kind == kind), None)
-
-
-def _step(token: frozenset[Token]) -> int | None:
-    steps = {"last": -1, "this": 0, "next": 1}
-    return next((steps[meaning.kind] for meaning in token if meaning.kind in steps), None)
-
-
-def _day_number(token: frozenset[Token]) -> int | None:
-    found = _value(token, "ordinal")
-    found = found if found is not None else _value(token, "number")
-    return found if found is not None and 1 <= found <= 31 else None
-
-
-def _without_filler(token: frozenset[Token]) -> frozenset[Token]:
-    """Nothing of a word that is filler alone, or filler where the grammar has no use for its other meanings."""
-    others = {meaning for meaning in token if meaning.kind not in ("filler", "since", "between", "to", "until")}
-    return frozenset(others) if others or not _is(token, "filler") else frozenset()
-
-
-def _shift(day: date, unit: str, number: int) -> date:
-    if unit in ("day", "week", "weekend"):
-        return day + timedelta(number * (1 if unit == "day" else 7))
-    months = number * {"month": 1, "quarter": 3, "year": 12, "decade": 120}[unit]
-    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    length = (date(year + (month == 11), (month + 1) % 12 + 1, 1) - date(year, month + 1, 1)).days
-    return date(year, month + 1, min(day.day, length))
-
-
-def _whole(unit: str, today: date, step: int) -> Range:
-    """The calendar unit with today in it, or the one before or after."""
-    first = {
-        "day": today,
-        "week": today - timedelta(today.weekday()),
-        "weekend": today - timedelta(today.weekday()) + timedelta(5),
-        "month": today.replace(day=1),
-        "quarter": today.replace(month=(today.month - 1) // 3 * 3 + 1, day=1),
-        "year": today.replace(month=1, day=1),
-        "decade": today.replace(year=today.year // 10 * 10, month=1, day=1),
-    }[unit]
-    start = _shift(first, unit, step)
-    return Range(start, start + timedelta(2) if unit == "weekend" else _shift(start, unit, 1))
-
-
-def _range_of(year: int, month: int, day: int, grain: str) -> Range | None:
-    try:
-        start = date(year, month, day)
-    except ValueError:
+    def _shifted(self, core: Words) -> Range | None:
+        """So many units before or after another day."""
+        for place in range(2, len(core)):
+            numbers, units = _values(core[:place], "number"), _values(core[:place], "unit")
+            if len(numbers) == len(units) == 1 and place == 3:
+                sign = 1 if _is(core[2], "after") or _is(core[2], "since") else -1 if _is(core[2], "before") else 0
+                other = self._point(core[3:]) if sign else None
+                if other is not None and other.start is not None:
+                    return calendar.day(calendar.shift(other.start, UNITS[units[0]], sign * numbers[0]))
         return None
-    return Range(start, _shift(start, grain, 1))
+
+    def _share(self, core: Words) -> Range | None:
+        """The beginning, middle or end of a week, month or year."""
+        for place in (0, len(core) - 1):
+            kind = next((kind for kind in calendar.SHARES if _is(core[place], kind)), None)
+            whole = self._point([*core[:place], *core[place + 1 :]]) if kind and len(core) > 1 else None
+            if kind is None or whole is None or whole.start is None or whole.end is None:
+                continue
+            if _is(core[place], "rest_of") and whole.start <= self._today < whole.end:
+                return Range(self._today, whole.end)
+            if _is(core[place], "so_far") and whole.start < self._today < whole.end:
+                return Range(whole.start, self._today)
+            return calendar.share(whole, kind)
+        return None
+
+    def _nth(self, core: Words) -> Range | None:
+        """The first week of January, the last week of 2019, the third quarter of last year, week 10."""
+        if len(core) > 3:
+            numbers, units = _values(core[:3], "number"), _values(core[:3], "unit")
+            whole, first = self._point(core[3:]), 1 in _values(core[:3], "ordinal")
+            if len(numbers) == len(units) == 1 and whole is not None and (first or any(_is(w, "last") for w in core[:3])):
+                ends = (1, numbers[0]) if first else (-numbers[0], -1)
+                low, high = (calendar.nth(whole, UNITS[units[0]], number) for number in ends)
+                return Range(low.start, high.end) if low and high else None
+        for place in (0, 1):
+            if len(core) < place + 2:
+                continue
+            pair, rest = core[place : place + 2] if not place else core[:2], core[2:]
+            units = _values(pair, "unit")
+            number = next(iter(_values(pair, "ordinal") + _values(pair, "number")), None)
+            if number is None and any(_is(word, "last") for word in pair):
+                number = -1
+            whole = self._point(rest) if rest else calendar.whole("year", self._today, 0)
+            if not rest and UNITS.index("week") not in units:
+                continue
+            if len(units) == 1 and number is not None and whole is not None:
+                return calendar.nth(whole, UNITS[units[0]], number)
+        return None
+
+
+@dataclass
+class _Given:
+    """The parts of a calendar date that a phrase names."""
+
+    year: int | None = None
+    quarter: int | None = None
+    month: int | None = None
+    day: int | None = None
+    step: int | None = None
+    weekday: int | None = None
+
+    def take(self, word: Meaning, this_year: int) -> bool:
+        """Whether the word is one of the parts that are not given yet; notes it."""
+        dated = next((token for token in word if token.kind == "date"), None)
+        if dated is not None:
+            return all(self._set(name, value) for name, value in zip(("year", "month", "day"), dated.extra, strict=True))
+        for name in ("year", "quarter", "month", "weekday"):
+            value = _value(word, name)
+            if value is not None and self._set(name, value):
+                return True
+        number = next((v for kind in ("ordinal", "number") if (v := _value(word, kind)) is not None), None)
+        if number is not None and 1 <= number <= 31 and self.day is None:
+            return self._set("day", number)
+        if number is not None and 1 <= number <= 12 and self.month is None:
+            return self._set("month", number)
+        if number is not None and self.month is not None and 32 <= number <= 99:
+            return self._set("year", number + (1900 if number >= 50 else 2000))
+        offset = _value(word, "year_offset")
+        if offset is not None:
+            return self._set("year", this_year + offset)
+        step = _step(word)
+        return step is not None and self._set("step", step)
+
+    def range(self, today: date) -> Range | None:
+        """The calendar range; of those that repeat every year the latest that has begun."""
+        if self.quarter is not None:
+            alone = self.month is None and self.day is None and self.step is None
+            first = calendar.of(self.year or today.year, 3 * self.quarter - 2, 1, "quarter")
+            return first if alone else None
+        if self.month is None and self.day is not None:
+            alone = self.year is None and self.step is None
+            return calendar.latest_day(self.day, self.weekday, today) if alone else None
+        if self.month is None:
+            return calendar.of(self.year, 1, 1, "year") if self.year is not None and self.step is None else None
+        grain = "month" if self.day is None else "day"
+        if self.year is not None:
+            return calendar.of(self.year, self.month, self.day or 1, grain) if self.step is None else None
+        if self.step is not None:
+            return calendar.of(today.year + self.step, self.month, self.day or 1, grain)
+        for year in range(today.year, today.year - 5, -1):  # the 29th of February has to be looked for
+            found = calendar.of(year, self.month, self.day or 1, grain)
+            if found is not None and found.start is not None and found.start <= today:
+                return found
+        return None
+
+    def _set(self, name: str, value: int | None) -> bool:
+        if value is None:
+            return True
+        if getattr(self, name) is not None:
+            return False
+        setattr(self, name, value)
+        return True
+
+
+def _context(first: Words, second: Words) -> list[Meaning]:
+    """The month and year words of the second that the first, which has less, has none of."""
+    if any(_is(word, "date") for word in first):
+        return []
+    months, years = _values(first, "month"), _values(first, "year")
+    days = _values(first, "ordinal") + _values(first, "number")
+    wanted = (["month"] if days and not months else []) + (["year"] if (days or months) and not years else [])
+    return [word for word in second for kind in wanted if _value(word, kind) is not None]
+
+
+def _in_order(low: Range, high: Range, second: Words) -> tuple[Range, Range]:
+    """The second, and the first; where the second comes earlier, a week or a year is between what was meant."""
+    if not (low.start and low.end and high.start and high.end) or low.start < high.end:
+        return high, low
+    if _values(second, "weekday"):
+        return Range(high.start + timedelta(7), high.end + timedelta(7)), low
+    return high, Range(calendar.shift(low.start, "year", -1), calendar.shift(low.end, "year", -1))
+
+
+def _is(word: Meaning, kind: str) -> bool:
+    return any(token.kind == kind for token in word)
+
+
+def _value(word: Meaning, kind: str) -> int | None:
+    return next((token.value for token in word if token.kind == kind), None)
+
+
+def _values(words: Words, kind: str) -> list[int]:
+    return [value for word in words if (value := _value(word, kind)) is not None]
+
+
+def _step(word: Meaning) -> int | None:
+    steps = {"last": -1, "this": 0, "next": 1, "last_but_one": -2, "next_but_one": 2}
+    return next((steps[token.kind] for token in word if token.kind in steps), None)
+
+
+def _without_filler(word: Meaning, *, all_of_it: bool) -> Meaning | None:
+    """None for a word that says nothing in a point: filler alone, or with `all_of_it` whatever can be filler."""
+    if _is(word, "filler") and (all_of_it or not _useful(word)):
+        return None
+    return _useful(word) or word
+
+
+def _useful(word: Meaning) -> Meaning:
+    unused = ("filler", "between", "to", "until", "and")
+    return frozenset(token for token in word if token.kind not in unused)
