@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 SHARES = ("early", "mid", "late")
-_MONTHS = {"month": 1, "quarter": 3, "year": 12, "decade": 120}
+_MONTHS = {"month": 1, "quarter": 3, "half": 6, "year": 12, "decade": 120}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def whole(unit: str, today: date, step: int) -> Range:
         "weekend": monday + timedelta(5),
         "month": today.replace(day=1),
         "quarter": today.replace(month=(today.month - 1) // 3 * 3 + 1, day=1),
+        "half": today.replace(month=1 + 6 * (today.month > 6), day=1),
         "year": today.replace(month=1, day=1),
         "decade": today.replace(year=today.year // 10 * 10, month=1, day=1),
     }[unit]
@@ -83,7 +84,7 @@ def nth(within: Range, unit: str, number: int) -> Range | None:
         last -= timedelta((last.weekday() - 3) % 7)
         thursday = first + timedelta(7 * (number - 1)) if number > 0 else last + timedelta(7 * (number + 1))
         return Range(thursday - timedelta(3), thursday + timedelta(4)) if first <= thursday <= last else None
-    if unit not in ("day", "month", "quarter"):
+    if unit not in ("day", "month", "quarter", "half"):
         return None
     start = shift(within.start, unit, number - 1) if number > 0 else shift(within.end, unit, number)
     return Range(start, shift(start, unit, 1)) if within.start <= start < within.end else None

@@ -16,7 +16,7 @@ from babel import Locale, UnknownLocaleError
 
 from unimir.data.corpora import parse_yaml
 
-UNITS = ("day", "week", "weekend", "month", "quarter", "year", "decade")
+UNITS = ("day", "week", "weekend", "month", "quarter", "half", "year", "decade")
 _KINDS = ("last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to", "and",
           "since_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
           "rest_of", "so_far", "within", "last_but_one", "next_but_one", "filler")  # fmt: skip
@@ -25,10 +25,12 @@ _YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
 _NUMERIC = (
     r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)",
     r"(?P<a>\d{1,2})[-/. ](?P<b>\d{1,2})[-/. ](?P<y>\d{4}|\d{2})(?!\d)",
-    r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})(?!\d)",
+    r"(?P<y>\d{4})[-/.](?P<m>0?[1-9]|1[0-2])(?![-/.]?\d)",
+    r"(?P<m>0?[1-9]|1[0-2])[-/.](?P<y>\d{4})(?!\d)",
     r"(?P<a>\d{1,2})[/.](?P<b>\d{1,2})(?!\d)\.?",
     r"(?P<y>\d{4})\s*年(?:\s*(?P<m>\d{1,2})\s*月(?:\s*(?P<d>\d{1,2})\s*[日号號])?)?",
     r"(?P<y>0\d)\s*年",
+    r"(?P<y>\d\d)\s*年(?:\s*(?P<m>\d{1,2})\s*月(?:\s*(?P<d>\d{1,2})\s*[日号號])?)",
     r"(?P<m>\d{1,2})\s*月\s*(?P<d>\d{1,2})\s*[日号號]",
     r"(?P<m>\d{1,2})\s*月(?:份)?(?!间)",
 )
@@ -77,6 +79,8 @@ class _Lexicon:
             self._add(raw.get(kind, ()), Token("year_offset", years))
         for word, number in raw.get("numbers", {}).items():
             self._add([word], Token("number", number))
+        for word, number in raw.get("months", {}).items():
+            self._add([word], Token("month", number))
         for word, number in raw.get("weekdays", {}).items():
             self._add([word], Token("weekday", number))
         for word, number in raw.get("ordinals", {}).items():

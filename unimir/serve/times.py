@@ -60,15 +60,17 @@ class _Grammar:
             low = self._point([*first, *_context(first, second)]) or self._point(first)
             if high is None or low is None:
                 continue
-            high, low = _in_order(low, high, second)
+            high = _after(low, high, second, _named(second))
             end = high.end if self._inclusive or any(_is(word, "late") for word in second) else high.start
-            named = any(_value(word, "year") is not None or _is(word, "date") for word in body)
+            named = _named(body)
             if low.start and end and low.start < end and (named or (end - low.start).days <= 366):
                 return Range(low.start, end)
         return None
 
     def _one_sided(self, words: Words) -> Range | None:
         """Since, until, before or after an expression."""
+        if len(words) > 2 and _is(words[0], "since") and _is(words[-1], "since_behind"):
+            words = words[1:]
         for side, rest in ((words[0], words[1:]), (words[-1], words[:-1])) if len(words) > 1 else ():
             behind = rest is not words[1:] and rest == words[:-1]
             for kind, (start, end) in _SIDES.items():
@@ -94,6 +96,7 @@ class _Grammar:
             self._dated,
             self._shifted,
             self._share,
+            self._week_of,
             self._nth,
         )
         for all_of_it in (False, True):
@@ -165,6 +168,15 @@ class _Grammar:
     def _dated(self, core: Words) -> Range | None:
         """A date as far as it is given: a year, a quarter, a month, a day of a month; a weekday beside it is noise."""
         given = _Given()
+        for place in range(len(core) - 1):  # the 21st of this month, May of last year
+            pair = core[place : place + 2]
+            steps, units = [step for word in pair if (step := _step(word)) is not None], _values(pair, "unit")
+            if len(steps) == len(units) == 1 and len(core) > 2 and UNITS[units[0]] in ("month", "year"):
+                whole = calendar.whole(UNITS[units[0]], self._today, steps[0])
+                given.year = whole.start and whole.start.year
+                given.month = whole.start.month if whole.start and UNITS[units[0]] == "month" else None
+                core = [*core[:place], *core[place + 2 :]]
+                break
         for word in core:
             if not given.take(word, self._today.year):
                 return None
@@ -195,8 +207,24 @@ class _Grammar:
             return calendar.share(whole, kind)
         return None
 
+    def _week_of(self, core: Words) -> Range | None:
+        """The week of a day; the nineties."""
+        units = _values(core, "unit")
+        rest = [word for word in core if _value(word, "unit") is None]
+        if len(units) != 1 or len(rest) + 1 != len(core) or not rest:
+            return None
+        if UNITS[units[0]] == "decade" and len(rest) == 1:
+            year = next(iter(_values(rest, "year") + [1900 + tens for tens in _values(rest, "number") if tens >= 20]), 1)
+            return calendar.of(year, 1, 1, "decade") if year % 10 == 0 else None
+        found = self._point(rest) if UNITS[units[0]] == "week" and _is(core[0], "unit") else None
+        if found is None or found.start is None or found.end != found.start + timedelta(1):
+            return None
+        return calendar.whole("week", found.start, 0)
+
     def _nth(self, core: Words) -> Range | None:
         """The first week of January, the last week of 2019, the third quarter of last year, week 10."""
+        if len(core) > 2 and _is(core[-1], "unit"):  # as Chinese has it: of 2021 the second week
+            core = [*core[-2:], *core[:-2]] if not _is(core[-3], "last") else [*core[-3:], *core[:-3]]
         if len(core) > 3:
             numbers, units = _values(core[:3], "number"), _values(core[:3], "unit")
             whole, first = self._point(core[3:]), 1 in _values(core[:3], "ordinal")
@@ -294,13 +322,26 @@ def _context(first: Words, second: Words) -> list[Meaning]:
     return [word for word in second for kind in wanted if _value(word, kind) is not None]
 
 
-def _in_order(low: Range, high: Range, second: Words) -> tuple[Range, Range]:
-    """The second, and the first; where the second comes earlier, a week or a year is between what was meant."""
-    if not (low.start and low.end and high.start and high.end) or low.start < high.end:
-        return high, low
-    if _values(second, "weekday"):
-        return Range(high.start + timedelta(7), high.end + timedelta(7)), low
-    return high, Range(calendar.shift(low.start, "year", -1), calendar.shift(low.end, "year", -1))
+def _after(low: Range, high: Range, second: Words, named: bool) -> Range:
+    """The second as it comes first after the first: weekdays every week, dates without a year every year."""
+    if not (low.start and high.start and high.end):
+        return high
+    if _values(second, "weekday") and high.start <= low.start:
+        return Range(high.start + timedelta(7), high.end + timedelta(7))
+    for years in (-4, -3, -2, -1, 0, 1) if not named and (_values(second, "month") or _dates(second)) else ():
+        moved = calendar.shift(high.start, "year", years)
+        if moved > low.start:
+            return Range(moved, calendar.shift(high.end, "year", years))
+    return high
+
+
+def _named(words: Words) -> bool:
+    """Whether a year is given."""
+    return bool(_values(words, "year")) or any(t.extra[:1] > (0,) for word in words for t in word if t.kind == "date" and t.extra[0])
+
+
+def _dates(words: Words) -> bool:
+    return any(_is(word, "date") for word in words)
 
 
 def _is(word: Meaning, kind: str) -> bool:
