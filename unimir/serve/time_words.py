@@ -19,7 +19,7 @@ from unimir.data.corpora import parse_yaml
 UNITS = ("day", "week", "weekend", "month", "quarter", "half", "year", "decade")
 _KINDS = ("last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to", "and",
           "since_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
-          "rest_of", "so_far", "within", "last_but_one", "next_but_one", "filler")  # fmt: skip
+          "rest_of", "so_far", "within", "last_but_one", "next_but_one", "starting", "filler")  # fmt: skip
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1, "before_yesterday": -2, "after_tomorrow": 2}
 _YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
 _NUMERIC = (

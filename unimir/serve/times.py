@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 
 from unimir.serve import calendar_units as calendar
 from unimir.serve.calendar_units import Range
-from unimir.serve.time_words import UNITS, Meaning, Words, cut
+from unimir.serve.time_words import UNITS, Meaning, Token, Words, cut
 
 _SIDES = {  # of an expression: which of its ends the open range begins or ends with
     "since": ("start", None),
@@ -184,14 +184,18 @@ class _Grammar:
 
     def _shifted(self, core: Words) -> Range | None:
         """So many units before or after another day."""
-        for place in range(2, len(core)):
-            numbers, units = _values(core[:place], "number"), _values(core[:place], "unit")
-            if len(numbers) == len(units) == 1 and place == 3:
-                sign = 1 if _is(core[2], "after") or _is(core[2], "since") else -1 if _is(core[2], "before") else 0
-                other = self._point(core[3:]) if sign else None
-                if other is not None and other.start is not None:
-                    return calendar.day(calendar.shift(other.start, UNITS[units[0]], sign * numbers[0]))
-        return None
+        if len(core) > 2 and _is(core[1], "starting") and _value(core[0], "unit") is not None:
+            core = [frozenset([Token("number", 1)]), *core]
+        numbers, units = _values(core[:2], "number"), _values(core[:2], "unit")
+        if len(core) < 4 or len(numbers) != 1 or len(units) != 1 or _values(core[3:], "weekday"):
+            return None
+        other, unit = self._point(core[3:]), UNITS[units[0]]
+        if other is None or other.start is None:
+            return None
+        if _is(core[2], "starting"):
+            return Range(other.start, calendar.shift(other.start, unit, numbers[0]))
+        sign = 1 if _is(core[2], "after") or _is(core[2], "since") else -1 if _is(core[2], "before") else 0
+        return calendar.day(calendar.shift(other.start, unit, sign * numbers[0])) if sign else None
 
     def _share(self, core: Words) -> Range | None:
         """The beginning, middle or end of a week, month or year."""
@@ -202,7 +206,8 @@ class _Grammar:
                 continue
             if _is(core[place], "rest_of") and whole.start <= self._today < whole.end:
                 return Range(self._today, whole.end)
-            if _is(core[place], "so_far") and whole.start < self._today < whole.end:
+            long = (whole.end - whole.start).days > 31
+            if _is(core[place], "so_far") and long and whole.start < self._today < whole.end:
                 return Range(whole.start, self._today)
             return calendar.share(whole, kind)
         return None
@@ -216,14 +221,15 @@ class _Grammar:
         if UNITS[units[0]] == "decade" and len(rest) == 1:
             year = next(iter(_values(rest, "year") + [1900 + tens for tens in _values(rest, "number") if tens >= 20]), 1)
             return calendar.of(year, 1, 1, "decade") if year % 10 == 0 else None
-        found = self._point(rest) if UNITS[units[0]] == "week" and _is(core[0], "unit") else None
+        plain = len(rest) == 1 and _value(rest[0], "number") is not None  # "week 10" is another thing
+        found = self._point(rest) if UNITS[units[0]] == "week" and _is(core[0], "unit") and not plain else None
         if found is None or found.start is None or found.end != found.start + timedelta(1):
             return None
         return calendar.whole("week", found.start, 0)
 
     def _nth(self, core: Words) -> Range | None:
         """The first week of January, the last week of 2019, the third quarter of last year, week 10."""
-        if len(core) > 2 and _is(core[-1], "unit"):  # as Chinese has it: of 2021 the second week
+        if len(core) > 2 and _is(core[-1], "unit") and _values(core[-2:-1], "number") + _values(core[-2:-1], "ordinal"):  # as Chinese has it: of 2021 the second week
             core = [*core[-2:], *core[:-2]] if not _is(core[-3], "last") else [*core[-3:], *core[:-3]]
         if len(core) > 3:
             numbers, units = _values(core[:3], "number"), _values(core[:3], "unit")
@@ -258,6 +264,7 @@ class _Given:
     day: int | None = None
     step: int | None = None
     weekday: int | None = None
+    guessed: bool = False  # the month may be the day: certain only beside a year
 
     def take(self, word: Meaning, this_year: int) -> bool:
         """Whether the word is one of the parts that are not given yet; notes it."""
@@ -272,6 +279,7 @@ class _Given:
         if number is not None and 1 <= number <= 31 and self.day is None:
             return self._set("day", number)
         if number is not None and 1 <= number <= 12 and self.month is None:
+            self.guessed = _value(word, "ordinal") is None
             return self._set("month", number)
         if number is not None and self.month is not None and 32 <= number <= 99:
             return self._set("year", number + (1900 if number >= 50 else 2000))
@@ -293,6 +301,8 @@ class _Given:
         if self.month is None:
             return calendar.of(self.year, 1, 1, "year") if self.year is not None and self.step is None else None
         grain = "month" if self.day is None else "day"
+        if self.guessed and self.year is None:
+            return None
         if self.year is not None:
             return calendar.of(self.year, self.month, self.day or 1, grain) if self.step is None else None
         if self.step is not None:
