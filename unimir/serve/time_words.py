@@ -27,7 +27,7 @@ _NUMERIC = (
     r"(?P<a>\d{1,2})[-/. ](?P<b>\d{1,2})[-/. ](?P<y>\d{4}|\d{2})(?!\d)",
     r"(?P<y>\d{4})[-/.](?P<m>0?[1-9]|1[0-2])(?![-/.]?\d)",
     r"(?P<m>0?[1-9]|1[0-2])[-/.](?P<y>\d{4})(?!\d)",
-    r"(?P<a>\d{1,2})[/.](?P<b>\d{1,2})(?!\d)\.?",
+    r"(?P<a>\d{1,2})(?:[/.]|\. )(?P<b>\d{1,2})(?!\d)\.?",
     r"(?P<y>\d{4})\s*年(?:\s*(?P<m>\d{1,2})\s*月(?:\s*(?P<d>\d{1,2})\s*[日号號])?)?",
     r"(?P<y>0\d)\s*年",
     r"(?P<y>\d\d)\s*年(?:\s*(?P<m>\d{1,2})\s*月(?:\s*(?P<d>\d{1,2})\s*[日号號])?)",
@@ -53,7 +53,9 @@ Words = Sequence[Meaning]
 def cut(phrase: str, lang: str) -> list[frozenset[Token]] | None:
     """What the phrase's words may mean, in order; None if the language or a word is not known."""
     lexicon = _lexicons().get(lang.split("-")[0].lower())
-    return None if lexicon is None else _cut(phrase.casefold().strip(" .,;:!?،。"), lexicon)
+    return (
+        None if lexicon is None else _cut(regex.sub(r"(?<!\d)\.+$", "", phrase.casefold().strip(" ,;:!?،。")), lexicon)
+    )
 
 
 @functools.cache

@@ -23,6 +23,9 @@ _SIDES = {  # of an expression: which of its ends the open range begins or ends 
     "before": (None, "start"),
 }
 
+MAX_WORDS = 12
+"""More are no time expression, and the grammar tries every way to divide them."""
+
 
 def resolve(phrase: str, lang: str, now: datetime, *, inclusive: bool = True) -> Range | None:
     """The days that the phrase means, or None if that is not certain.
@@ -32,7 +35,12 @@ def resolve(phrase: str, lang: str, now: datetime, *, inclusive: bool = True) ->
     where B or today begins.
     """
     words = cut(phrase, lang)
-    return None if words is None else _Grammar(now.date(), inclusive).range(words)
+    if words is None or not 0 < len(words) <= MAX_WORDS:
+        return None
+    try:
+        return _Grammar(now.date(), inclusive).range(words)
+    except OverflowError:  # before the year 1, or after 9999
+        return None
 
 
 class _Grammar:
@@ -40,6 +48,7 @@ class _Grammar:
 
     def __init__(self, today: date, inclusive: bool) -> None:
         self._today, self._inclusive = today, inclusive
+        self._known: dict[tuple[Meaning, ...], Range | None] = {}
 
     def range(self, words: Words) -> Range | None:
         """The first form that takes every word."""
@@ -88,6 +97,13 @@ class _Grammar:
 
     def _point(self, words: Words) -> Range | None:
         """A day, week, month or year by its name or by its place beside today or another day."""
+        asked = tuple(words)
+        if asked not in self._known:
+            self._known[asked] = None  # no form asks for what it was asked itself
+            self._known[asked] = self._first_of(asked)
+        return self._known[asked]
+
+    def _first_of(self, words: Words) -> Range | None:
         forms: Sequence[Callable[[Words], Range | None]] = (
             self._offset,
             self._unit,
@@ -138,7 +154,9 @@ class _Grammar:
         if unit in ("quarter", "decade"):  # in common use these are counted whole
             current = calendar.whole(unit, self._today, 0)
             ends = (-number, 0) if _is(word, "last") else (1, number + 1) if _is(word, "next") else None
-            return ends and Range(*(calendar.shift(current.start, unit, step) for step in ends)) if current.start else None
+            return (
+                ends and Range(*(calendar.shift(current.start, unit, step) for step in ends)) if current.start else None
+            )
         if _is(word, "last"):
             return Range(calendar.shift(self._today, unit, -number), self._today + timedelta(int(self._inclusive)))
         if _is(word, "within"):
@@ -219,7 +237,9 @@ class _Grammar:
         if len(units) != 1 or len(rest) + 1 != len(core) or not rest:
             return None
         if UNITS[units[0]] == "decade" and len(rest) == 1:
-            year = next(iter(_values(rest, "year") + [1900 + tens for tens in _values(rest, "number") if tens >= 20]), 1)
+            year = next(
+                iter(_values(rest, "year") + [1900 + tens for tens in _values(rest, "number") if tens >= 20]), 1
+            )
             return calendar.of(year, 1, 1, "decade") if year % 10 == 0 else None
         plain = len(rest) == 1 and _value(rest[0], "number") is not None  # "week 10" is another thing
         found = self._point(rest) if UNITS[units[0]] == "week" and _is(core[0], "unit") and not plain else None
@@ -229,12 +249,18 @@ class _Grammar:
 
     def _nth(self, core: Words) -> Range | None:
         """The first week of January, the last week of 2019, the third quarter of last year, week 10."""
-        if len(core) > 2 and _is(core[-1], "unit") and _values(core[-2:-1], "number") + _values(core[-2:-1], "ordinal"):  # as Chinese has it: of 2021 the second week
+        if (
+            len(core) > 2 and _is(core[-1], "unit") and _values(core[-2:-1], "number") + _values(core[-2:-1], "ordinal")
+        ):  # as Chinese has it: of 2021 the second week
             core = [*core[-2:], *core[:-2]] if not _is(core[-3], "last") else [*core[-3:], *core[:-3]]
         if len(core) > 3:
             numbers, units = _values(core[:3], "number"), _values(core[:3], "unit")
             whole, first = self._point(core[3:]), 1 in _values(core[:3], "ordinal")
-            if len(numbers) == len(units) == 1 and whole is not None and (first or any(_is(w, "last") for w in core[:3])):
+            if (
+                len(numbers) == len(units) == 1
+                and whole is not None
+                and (first or any(_is(w, "last") for w in core[:3]))
+            ):
                 ends = (1, numbers[0]) if first else (-numbers[0], -1)
                 low, high = (calendar.nth(whole, UNITS[units[0]], number) for number in ends)
                 return Range(low.start, high.end) if low and high else None
@@ -270,7 +296,9 @@ class _Given:
         """Whether the word is one of the parts that are not given yet; notes it."""
         dated = next((token for token in word if token.kind == "date"), None)
         if dated is not None:
-            return all(self._set(name, value) for name, value in zip(("year", "month", "day"), dated.extra, strict=True))
+            return all(
+                self._set(name, value) for name, value in zip(("year", "month", "day"), dated.extra, strict=True)
+            )
         for name in ("year", "quarter", "month", "weekday"):
             value = _value(word, name)
             if value is not None and self._set(name, value):
@@ -347,7 +375,9 @@ def _after(low: Range, high: Range, second: Words, named: bool) -> Range:
 
 def _named(words: Words) -> bool:
     """Whether a year is given."""
-    return bool(_values(words, "year")) or any(t.extra[:1] > (0,) for word in words for t in word if t.kind == "date" and t.extra[0])
+    return bool(_values(words, "year")) or any(
+        t.extra[:1] > (0,) for word in words for t in word if t.kind == "date" and t.extra[0]
+    )
 
 
 def _dates(words: Words) -> bool:
