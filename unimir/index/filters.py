@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
-FieldType = Literal["text", "number", "time", "tags"]
+FieldType = Literal["text", "number", "time", "tags", "texts"]
+"""What a field holds; "texts" are texts by name, of which FIELD.NAME is one."""
 Value = str | int | float | datetime
 
 
@@ -86,6 +88,7 @@ class Not:
 
 Filter = Equals | OneOf | Between | HasTags | AllOf | AnyOf | Not
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ALWAYS, _NEVER = 'id != ""', 'id == ""'  # an id is never empty; every backend has both
 
 
@@ -98,6 +101,15 @@ def expression(wanted: Filter, fields: Mapping[str, FieldType]) -> str:
     if terms > MAX_TERMS:
         raise ValueError(f"filter has {terms} terms; at most {MAX_TERMS}")
     return _Compiler(fields).compile(wanted)
+
+
+def field_type(field: str, fields: Mapping[str, FieldType]) -> FieldType | None:
+    """What the field holds; None if there is no such field to filter by."""
+    whole, dot, name = field.partition(".")
+    kind = fields.get(whole)
+    if kind != "texts":
+        return None if dot else kind
+    return "text" if _NAME.fullmatch(name) else None
 
 
 def _count(wanted: Filter, depth: int) -> int:
@@ -115,10 +127,10 @@ class _Compiler:
     def compile(self, wanted: Filter) -> str:
         match wanted:
             case Equals(field, value):
-                return f"{field} == {self._literal(field, value)}"
+                return f"{_column(field)} == {self._literal(field, value)}"
             case OneOf(field, values):
                 listed = ", ".join(self._literal(field, value) for value in self._several(field, values))
-                return f"{field} in [{listed}]" if listed else _NEVER
+                return f"{_column(field)} in [{listed}]" if listed else _NEVER
             case Between(field, low, high):
                 return self._between(field, low, high)
             case HasTags(field, tags, every):
@@ -148,9 +160,10 @@ class _Compiler:
         return joined or (_ALWAYS if every else _NEVER)
 
     def _kind(self, field: str, *allowed: FieldType) -> FieldType:
-        if field not in self._fields:
-            raise ValueError(f"filter on unknown field {field!r:.80}; fields are {', '.join(sorted(self._fields))}")
-        kind = self._fields[field]
+        kind = field_type(field, self._fields)
+        if kind is None:
+            names = [f"{name}.NAME" if held == "texts" else name for name, held in sorted(self._fields.items())]
+            raise ValueError(f"filter on unknown field {field!r:.80}; fields are {', '.join(names)}")
         if allowed and kind not in allowed:
             raise ValueError(f"filter on {field}: it holds {kind}, this filter is for {' and '.join(allowed)}")
         return kind
@@ -161,7 +174,8 @@ class _Compiler:
         return values
 
     def _literal(self, field: str, value: Value) -> str:
-        match self._kind(field, "text", "number", "time"), value:
+        kind = self._kind(field, "text", "number", "time")
+        match kind, value:
             case "text", str():
                 return _quoted(field, value)
             case "number", bool():
@@ -171,7 +185,12 @@ class _Compiler:
             case "time", datetime() if value.tzinfo is not None:
                 return str(int(value.timestamp() * 1000))
         kinds = {"text": "a string", "number": "a finite number", "time": "a time with its time zone"}
-        raise ValueError(f"filter on {field}: {value!r:.80}; expected {kinds[self._fields[field]]}")
+        raise ValueError(f"filter on {field}: {value!r:.80}; expected {kinds[kind]}")
+
+
+def _column(field: str) -> str:
+    whole, dot, name = field.partition(".")
+    return f'{whole}["{name}"]' if dot else field
 
 
 def _quoted(field: str, value: object) -> str:

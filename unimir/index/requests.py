@@ -20,6 +20,8 @@ from unimir.index.keywords import NONE, keywords_of
 MAX_LIMIT = 1000
 MAX_WINDOW = 16_384
 """offset + limit, as Milvus has it."""
+_RANGE_ROWS = 8000  # rows of one listing call; the ranges are even enough to stay under MAX_WINDOW
+_SPACE = 1 << 32
 RANK_OFFSET = 60
 """What reciprocal rank fusion adds to a rank, as its authors have it."""
 Kind = Literal["HNSW", "FLAT", "IVF_FLAT", "IVF_SQ8"]
@@ -158,6 +160,13 @@ class SearchRequest:
 
 def _cosine(query_D: NDArray[np.float32], entity: Mapping[str, Any]) -> float:
     return float(query_D @ np.asarray(entity["vector"], np.float32))
+
+
+def key_ranges(rows: int) -> list[str]:
+    """Conditions that divide so many rows into calls of about equal size: keys are hashes."""
+    parts = max(1, rows // _RANGE_ROWS)
+    bounds = [f"{bound:08x}" for bound in np.linspace(0, _SPACE, parts + 1).astype(int)[:-1].tolist()]
+    return [f'key >= "{low}" and key < "{high}"' for low, high in zip(bounds, [*bounds[1:], "g"], strict=True)]
 
 
 def dim_of(described: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from pymilvus import AsyncMilvusClient, DataType, Function, FunctionType, MilvusClient
+from pymilvus import DataType, Function, FunctionType, MilvusClient
 
 from unimir.data.items import MAX_TAG_BYTES, MAX_TAGS
 from unimir.index.connection import NotLoaded, is_lite, login, mapped, partition_keys, ranks_keywords, refuse_unsafe
@@ -26,6 +26,7 @@ from unimir.index.requests import (
     SearchRequest,
     dim_of,
     entities,
+    key_ranges,
     same_dim,
     within,
 )
@@ -35,8 +36,6 @@ SLOW_S = 600.0
 """Deadline of what may have to wait for an index that is being built: load, flush, create, drop."""
 _AFTER_WRITING = {"consistency_level": "Strong", "deadline_s": SLOW_S}
 """A job reads what it wrote a moment ago; never in a search, which it slows down fifty-fold."""
-_RANGE_ROWS = 8000  # rows of one listing call; the ranges are even enough to stay under MAX_WINDOW
-_SPACE = 1 << 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 
@@ -152,13 +151,9 @@ class Store:
 
     def _rows(self, collection: str, field: str, condition: str) -> Iterator[Row]:
         """One column of all rows, by ranges of the key: keys are hashes, so equal ranges hold about as many rows."""
-        parts = max(1, self.count(collection) // _RANGE_ROWS)
-        bounds = [f"{bound:08x}" for bound in np.linspace(0, _SPACE, parts + 1).astype(int)[:-1].tolist()]
-        for low, high in zip(bounds, [*bounds[1:], "g"], strict=True):
-            between = f'{condition}key >= "{low}" and key < "{high}"'
-            yield from self._ask(
-                "query", collection, filter=between, output_fields=[field], limit=MAX_WINDOW, **_AFTER_WRITING
-            )
+        for between in key_ranges(self.count(collection)):
+            asked = {"filter": f"{condition}{between}", "output_fields": [field], "limit": MAX_WINDOW}
+            yield from self._ask("query", collection, **asked, **_AFTER_WRITING)
 
     def collections(self) -> list[str]:
         """Names of all collections."""
@@ -202,73 +197,6 @@ class Store:
     def _send(self, method: str, *args: Any, deadline_s: float | None = None, **kwargs: Any) -> Any:
         with mapped():
             return getattr(self._client, method)(*args, timeout=deadline_s or self._deadline_s, **kwargs)
-
-
-class AsyncStore:
-    """The part of `Store` that serving needs, for one event loop: make it inside the loop that uses it."""
-
-    def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
-        self._uri = uri
-        self._keywords: bool | None = None  # until the server has told its version
-        self._deadline_s = deadline_s
-        self._index = index or IndexConfig()
-        self._dims: dict[str, int] = {}
-        with mapped():
-            self._client = AsyncMilvusClient(uri, timeout=deadline_s, **login())
-
-    async def close(self) -> None:
-        """Gives the connection back."""
-        await self._client.close()
-
-    async def search(
-        self,
-        collection: str,
-        queries_QD: NDArray[np.float32],
-        **options: Unpack[SearchOptions],
-    ) -> list[list[Hit]]:
-        """As `Store.search`."""
-        request = SearchRequest(self._index, queries_QD, await self._ranks_keywords(), **options)
-        if self._dims.get(collection) != queries_QD.shape[1]:
-            self._dims[collection] = dim_of(await self._send("describe_collection", collection))
-            same_dim(collection, self._dims[collection], queries_QD)
-        return request.hits(await self._ask(request.method, collection, **request.arguments))
-
-    async def upsert(self, collection: str, rows: Sequence[Row], vectors_ND: NDArray[np.float32]) -> None:
-        """As `Store.upsert`."""
-        data = entities(rows, vectors_ND, await self._ranks_keywords())
-        if data:
-            await self._ask("upsert", collection, data)
-
-    async def delete(self, collection: str, keys: Sequence[str]) -> None:
-        """As `Store.delete`."""
-        if keys:
-            await self._ask("delete", collection, ids=list(keys))
-
-    async def get(self, collection: str, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
-        """As `Store.get`."""
-        rows = await self._ask("get", collection, list(keys), output_fields=list(fields)) if keys else []
-        return {row["key"]: row for row in rows}
-
-    async def _ask(self, method: str, collection: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await self._send(method, collection, *args, **kwargs)
-        except NotLoaded:
-            await self._send("load_collection", collection, deadline_s=SLOW_S)
-            return await self._send(method, collection, *args, **kwargs)
-
-    async def _send(self, method: str, *args: Any, deadline_s: float | None = None, **kwargs: Any) -> Any:
-        await self._ranks_keywords()
-        with mapped():
-            return await getattr(self._client, method)(*args, timeout=deadline_s or self._deadline_s, **kwargs)
-
-    async def _ranks_keywords(self) -> bool:
-        """What the server can do, asked before anything else: one that lets anyone in is refused."""
-        if self._keywords is None:
-            with mapped():
-                version = await self._client.get_server_version(timeout=self._deadline_s)
-            refuse_unsafe(self._uri, version)
-            self._keywords = ranks_keywords(version)
-        return self._keywords
 
 
 def _schema(client: MilvusClient, dim: int, by_tenant: bool, keywords: bool) -> Any:

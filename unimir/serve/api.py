@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request
 
+from unimir.serve.answers import ParseOut, SearchOut
 from unimir.serve.gateway import Gateway, Query
 from unimir.serve.keys import Keys
 from unimir.serve.parts import Vector
@@ -22,9 +23,7 @@ from unimir.serve.wire import (
     IdsIn,
     ItemsIn,
     ParseIn,
-    ParseOut,
     SearchIn,
-    SearchOut,
     picture_of,
 )
 
@@ -77,6 +76,12 @@ async def search(body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
         filters=[one.typed() for one in body.filters],
         fusion=body.fusion,
         keywords=body.keywords,
+        now=body.moment(gateway.settings.timezone),
+        lang=body.lang,
+        infer=body.infer,
+        ignored=body.ignore,
+        explain=body.explain,
+        previews=body.previews,
     )
     answer = await _in_time(gateway, gateway.search(query))
     return SearchOut.of(answer, gateway.served.bundle_id, gateway.served.collection)
@@ -84,9 +89,10 @@ async def search(body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
 
 @router.post("/v1/parse")
 async def parse(body: ParseIn, gateway: Serving, tenant: Tenant) -> ParseOut:
-    """Intent and slots of a query."""
+    """Intent and slots of a query, and the filters they mean."""
     _check_text(body.query, gateway.settings.limits.text_chars)
-    return ParseOut.of(await _in_time(gateway, gateway.parse(body.query)))
+    now = body.moment(gateway.settings.timezone)
+    return ParseOut.of(await _in_time(gateway, gateway.parse(body.query, tenant, now, body.lang)))
 
 
 @router.post("/v1/embeddings")

@@ -6,10 +6,12 @@ Meets the towers and the index behind their async interfaces, wherever they run.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from unimir.index.filters import AllOf, Equals, Filter
 from unimir.index.requests import Hit
 from unimir.infer import Understood
 from unimir.schema import Parse
+from unimir.serve.constraints import Constraint, constraints_of, fields_of, names_said
 from unimir.serve.parts import Index, Pictures, Served, Texts, Vector
 from unimir.serve.settings import Settings
 
@@ -53,6 +56,20 @@ class Query:
     filters: Sequence[Filter] = ()
     fusion: bool = True
     keywords: bool = False
+    now: datetime  # in the caller's time zone
+    lang: str | None = None
+    infer: bool = True  # filters from what the texts say
+    ignored: Sequence[str] = ()  # labels of slots (or "intent") that shall filter nothing
+    explain: bool = False
+    previews: bool = False
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a text was understood to say, and what of it can be filtered by."""
+
+    parse: Parse
+    constraints: Sequence[Constraint]
 
 
 @dataclass
@@ -60,8 +77,12 @@ class Answer:
     """Hits, and how they came about."""
 
     hits: list[Hit] = field(default_factory=list)
-    parses: list[Parse] = field(default_factory=list)
+    meanings: list[Meaning] = field(default_factory=list)
+    applied: list[Constraint] = field(default_factory=list)  # inferred filters that every hit fulfils
+    relaxed: list[Constraint] = field(default_factory=list)  # and those given up because nothing was left
     modality: Modality | None = None
+    explained: list[dict[str, float]] = field(default_factory=list)  # per hit: cosine with and without fusion
+    previews: list[bytes | None] = field(default_factory=list)  # per hit
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -76,27 +97,31 @@ class Gateway:
         """The best items of the tenant. ValueError names what is wrong with the query, NotFound an item it names."""
         answer = Answer()
         with _timed(answer, "understand"):
-            vector_D = await self._vector(query, answer)
-        answer.modality = query.modality or self._asked_for(answer.parses)
-        wanted = [*query.filters, *([Equals("modality", answer.modality)] if answer.modality else [])]
-        words = " ".join(part.text for part in query.parts if part.text and part.weight > 0)
-        options: dict[str, Any] = {"words": [words]} if query.keywords and words else {}
+            parts = await asyncio.gather(*(self._part(part, query) for part in query.parts))
+            vector_D = _weighted(query, parts, fused=query.fusion)
+        with _timed(answer, "resolve"):
+            pairs = zip(query.parts, parts, strict=True)
+            read = [one.parse for part, one in pairs if isinstance(one, Understood) and part.weight > 0]
+            answer.meanings = [await self.meaning(parse, query.tenant, query.now, query.lang) for parse in read]
+            answer.applied = self._inferred(query, answer.meanings) if query.infer else []
         with _timed(answer, "retrieve"):
-            answer.hits = await self._index.search(
-                vector_D,
-                tenant=query.tenant,
-                limit=query.limit,
-                offset=query.offset,
-                wanted=AllOf(wanted) if wanted else None,
-                fields=SHOWN,
-                by_item=True,
-                **options,
-            )
+            await self._retrieve(query, vector_D, answer)
+            if query.explain:
+                answer.explained = await self._explained(query, parts, answer.hits)
+            if query.previews:
+                answer.previews = await self._previews(query, answer.hits)
         return answer
 
-    async def parse(self, text: str) -> Parse:
-        """Intent and slots of a query."""
-        return (await self.texts.understand(text)).parse
+    async def parse(self, text: str, tenant: str, now: datetime, lang: str | None) -> Meaning:
+        """Intent and slots of a query, and the filters they mean."""
+        return await self.meaning((await self.texts.understand(text)).parse, tenant, now, lang)
+
+    async def meaning(self, parse: Parse, tenant: str, now: datetime, lang: str | None) -> Meaning:
+        """The filters that a parsed query means."""
+        rules = self.settings.slots
+        said = names_said(parse, rules)
+        found = await self._index.named(tenant, said) if said else {}
+        return Meaning(parse, constraints_of(parse, rules, found, now=now, lang=lang))
 
     async def pictures(self, encoded: Sequence[bytes]) -> Sequence[Vector]:
         """The unit vectors of encoded pictures."""
@@ -122,20 +147,62 @@ class Gateway:
         """Deletes the tenant's items; unknown ids are no error."""
         await self._index.delete([key_of(tenant, item, modality) for item in ids for modality in MODALITIES])
 
-    async def _vector(self, query: Query, answer: Answer) -> Vector:
-        """The weighted sum of the parts' vectors, of unit length. Adds the texts' parses to the answer."""
-        found = await asyncio.gather(*(self._part(part, query) for part in query.parts))
-        sum_D = np.zeros(1, np.float32)
-        for part, vector in zip(query.parts, found, strict=True):
-            if isinstance(vector, Understood):
-                answer.parses.append(vector.parse)
-                vector = vector.fused_D if query.fusion else vector.plain_D
-            sum_D = sum_D + np.float32(part.weight) * vector
-        length = float(np.linalg.norm(sum_D))
-        if not length > 1e-6:
-            raise ValueError("the weighted parts of the query cancel out")
-        unit_D: Vector = (sum_D / length).astype(np.float32)
-        return unit_D
+    def _inferred(self, query: Query, meanings: Sequence[Meaning]) -> list[Constraint]:
+        """What the texts ask for, but for what the request says itself: that is never overruled."""
+        given = fields_of(query.filters) | ({"modality"} if query.modality else set())
+        listed = [one for meaning in meanings for one in meaning.constraints]
+        if len(meanings) == 1:  # of several texts none decides what kind of thing is wanted
+            listed += self._asked_for(meanings[0].parse)
+        return [one for one in listed if one.label not in query.ignored and not one.fields & given]
+
+    def _asked_for(self, parse: Parse) -> list[Constraint]:
+        wanted = self.settings.modality_of_intent.get(parse.intent)
+        if wanted is None:
+            return []
+        sure = {"certainty": parse.intent_score, "value": {"equals": wanted}}
+        return [Constraint(label="intent", text="", field="modality", wanted=Equals("modality", wanted), **sure)]
+
+    async def _retrieve(self, query: Query, vector_D: Vector, answer: Answer) -> None:
+        """Searches; while nothing is found, the inferred filter that is least certain is given up."""
+        own = [*query.filters, *([Equals("modality", query.modality)] if query.modality else [])]
+        words = " ".join(part.text for part in query.parts if part.text and part.weight > 0)
+        options: dict[str, Any] = {"words": [words]} if query.keywords and words else {}
+        options |= {"tenant": query.tenant, "fields": SHOWN, "by_item": True}
+        while True:
+            wanted = [*own, *(one.wanted for one in answer.applied)]
+            options["wanted"] = AllOf(wanted) if wanted else None
+            answer.hits = await self._index.search(vector_D, limit=query.limit, offset=query.offset, **options)
+            if answer.hits or not answer.applied:
+                break
+            if query.offset and await self._index.search(vector_D, limit=1, **options):
+                break  # only this page is empty
+            least = min(answer.applied, key=lambda one: one.certainty)
+            answer.applied.remove(least)
+            answer.relaxed.append(least)
+        shown = [one.wanted for one in answer.applied if one.field == "modality"]
+        answer.modality = query.modality or next((one.value for one in shown if isinstance(one, Equals)), None)
+
+    async def _explained(
+        self, query: Query, parts: Sequence[Understood | Vector], hits: Sequence[Hit]
+    ) -> list[dict[str, float]]:
+        """Cosine of each hit with the query as it would be with fusion and without."""
+        keys = [key_of(query.tenant, hit.fields["id"], hit.fields["modality"]) for hit in hits]
+        stored = await self._index.get(keys, ["vector"])
+        queries = {"fused": _weighted(query, parts, fused=True), "plain": _weighted(query, parts, fused=False)}
+        found = []
+        for key, hit in zip(keys, hits, strict=True):
+            row = stored.get(key)  # deleted a moment ago, if not there
+            vector_D = None if row is None else np.asarray(row["vector"], np.float32)
+            scores = {name: hit.score if vector_D is None else float(one @ vector_D) for name, one in queries.items()}
+            found.append(scores)
+        return found
+
+    async def _previews(self, query: Query, hits: Sequence[Hit]) -> list[bytes | None]:
+        """The small pictures of hits that have one."""
+        keys = [key_of(query.tenant, hit.fields["id"], "image") for hit in hits]
+        stored = await self._index.get(keys, ["preview"])
+        coded = [stored.get(key, {}).get("preview") for key in keys]
+        return [base64.b64decode(one) if one else None for one in coded]
 
     async def _part(self, part: Part, query: Query) -> Understood | Vector:
         if part.text is not None:
@@ -151,9 +218,18 @@ class Gateway:
         mean_D: Vector = np.mean(vectors, axis=0)
         return mean_D
 
-    def _asked_for(self, parses: Sequence[Parse]) -> Modality | None:
-        """What the only text of a query asks for; of several texts none decides."""
-        return self.settings.modality_of_intent.get(parses[0].intent) if len(parses) == 1 else None
+
+def _weighted(query: Query, parts: Sequence[Understood | Vector], *, fused: bool) -> Vector:
+    """The weighted sum of the parts' vectors, of unit length."""
+    sum_D = np.zeros(1, np.float32)
+    for part, found in zip(query.parts, parts, strict=True):
+        vector_D = (found.fused_D if fused else found.plain_D) if isinstance(found, Understood) else found
+        sum_D = sum_D + np.float32(part.weight) * vector_D
+    length = float(np.linalg.norm(sum_D))
+    if not length > 1e-6:
+        raise ValueError("the weighted parts of the query cancel out")
+    unit_D: Vector = (sum_D / length).astype(np.float32)
+    return unit_D
 
 
 @contextmanager

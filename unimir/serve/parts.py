@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from unimir import artifacts
 from unimir.index.entities import Row
+from unimir.index.async_store import AsyncStore
 from unimir.index.lite import embedded
 from unimir.index.requests import Hit, SearchOptions
-from unimir.index.store import AsyncStore, Store
+from unimir.index.store import Store
 from unimir.index.versions import versions
 from unimir.infer import CPU_TOKENS, GPU_TOKENS, Encoded, Encoder, Understood
 from unimir.serve.gather import Gather
 from unimir.serve.settings import Settings
+from unimir.serve.vocabulary import Vocabulary
 
 Vector = NDArray[np.float32]
 _PICTURES = 32  # of one forward pass
@@ -65,6 +67,9 @@ class Index(Protocol):
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Deletes rows by key."""
+
+    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
+        """Of fields and words those that name a value of the tenant's rows, with the value and how sure it is."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class Retriever:
         self._settings, self._collection = settings, served.collection
         self._open = contextlib.ExitStack()
         self._uri = self._open.enter_context(index_of(settings))
+        self._vocabulary = Vocabulary(self._values, settings.slots.values(), settings.vocabulary_s)
         self._search: Gather[tuple[Vector, SearchOptions], list[Hit]] = Gather(
             self._run,
             name="index",
@@ -172,10 +178,22 @@ class Retriever:
     async def upsert(self, rows: Sequence[Row], vectors_ND: Vector) -> None:
         """As in Index."""
         await self._store.upsert(self._collection, rows, vectors_ND)
+        for row in rows:
+            held = {field: row[field] for field in self._vocabulary.fields}
+            new = {field: {value} if isinstance(value, str) else set(value) for field, value in held.items()}
+            self._vocabulary.added(row["tenant"], new)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """As in Index."""
         await self._store.delete(self._collection, keys)
+
+    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
+        """As in Index."""
+        found = await asyncio.gather(*(self._vocabulary.find(tenant, field, words) for field, words in said))
+        return {one: value for one, value in zip(said, found, strict=True) if value is not None}
+
+    async def _values(self, tenant: str) -> dict[str, set[str]]:
+        return await self._store.values(self._collection, tenant, self._vocabulary.fields)
 
     async def _run(self, asked: Sequence[tuple[Vector, SearchOptions]]) -> Sequence[list[Hit] | Exception]:
         groups: dict[str, list[int]] = {}

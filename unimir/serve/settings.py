@@ -5,12 +5,14 @@ Replicas, resources and autoscaling are not here: they are Ray Serve's, one bloc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+from zoneinfo import available_timezones
 
 from unimir.config import BACKENDS
-from unimir.index.entities import MODALITIES, Modality
+from unimir.index.entities import FILTERABLE, MODALITIES, Modality
+from unimir.index.filters import FieldType, field_type
 
 Part = Literal["TextEncoder", "ImageEncoder", "Retriever"]
 
@@ -38,6 +40,30 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlotRule:
+    """Which field a slot speaks of, and how its words become a filter on it.
+
+    "time" takes a range of days, "amount" bounds of a number, "name" and "tag" a value that the collection holds.
+    """
+
+    field: str
+    type: Literal["time", "amount", "name", "tag"]
+    unit_field: str | None = None  # of an amount: the field that says its currency or unit
+    units: Mapping[str, str] = field(default_factory=dict)  # words for units, beside those of currencies
+    exact: bool = False  # of an amount: "three" is a filter too, not only "at least three"
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a value, beside what CLDR calls it
+
+    def __post_init__(self) -> None:
+        held: Mapping[str, FieldType] = {"time": "time", "amount": "number", "name": "text", "tag": "tags"}
+        _require(self.type in held, f"slot type {self.type!r}; one of {', '.join(held)}")
+        kind = field_type(self.field, FILTERABLE)
+        _require(kind == held[self.type], f"slot of type {self.type}: field {self.field!r} holds {kind or 'nothing'}")
+        if self.unit_field is not None:
+            kind = field_type(self.unit_field, FILTERABLE)
+            _require(kind == "text", f"unit_field {self.unit_field!r} holds {kind or 'nothing'}; a text field")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The search service. The defaults are those of a laptop after `jobs/embed_catalog.py`."""
 
@@ -52,6 +78,11 @@ class Settings:
     modality_of_intent: Mapping[str, Modality] = field(
         default_factory=lambda: {"find_picture": "image", "find_text": "text"}
     )
+    slots: Mapping[str, SlotRule] = field(default_factory=dict)  # by label; other slots filter nothing
+    timezone: str = "UTC"  # of callers that name none
+    vocabulary_s: float = 600.0  # how old the list of names that the collection holds may become
+    feedback: str | None = None  # directory of relevance judgements; without one none are taken
+    log_queries: bool = False  # whether logs hold the words of queries
     apart: tuple[Part, ...] = ()  # parts that are deployments of their own; the others live in the Gateway's replicas
     gather_s: float = 0.0  # how long an idle tower or index waits for company
     limits: Limits = field(default_factory=Limits)
@@ -60,6 +91,8 @@ class Settings:
         _require(self.backend in BACKENDS, f"backend {self.backend!r}; one of {', '.join(BACKENDS)}")
         _require(self.threads > 0, f"threads is {self.threads}; must be positive")
         _require(0 <= self.gather_s <= 1, f"gather_s is {self.gather_s}; 0 to 1 seconds")
+        _require(self.timezone in available_timezones(), f"timezone {self.timezone!r}; an IANA name such as Europe/Rome")
+        _require(self.vocabulary_s > 0, f"vocabulary_s is {self.vocabulary_s}; must be positive")
         for intent, modality in self.modality_of_intent.items():
             _require(
                 modality in MODALITIES, f"modality_of_intent.{intent} is {modality!r}; one of {', '.join(MODALITIES)}"

@@ -1,4 +1,4 @@
-"""The JSON of the service: what requests may say, what answers hold, and their way to and from typed values.
+"""What requests may say, as JSON, and their way to typed values.
 
 Knows no route, no key and no model.
 """
@@ -9,13 +9,13 @@ import base64
 import binascii
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from unimir.data.items import Item, item_of
 from unimir.index.entities import FILTERABLE, Modality
 from unimir.index.filters import (
-    MISSING,
     AllOf,
     AnyOf,
     Between,
@@ -26,9 +26,7 @@ from unimir.index.filters import (
     OneOf,
     Value,
 )
-from unimir.index.requests import Hit
-from unimir.schema import Parse
-from unimir.serve.gateway import Answer, Part
+from unimir.serve.gateway import Part
 
 
 class Wire(BaseModel):
@@ -104,7 +102,24 @@ class PartIn(Wire):
         return Part(text=self.text, picture=picture, item=self.id, weight=self.weight)
 
 
-class SearchIn(Wire):
+class SaidIn(Wire):
+    """When and in which language something is said."""
+
+    now: AwareDatetime | None = Field(default=None, description="what times such as last month are seen from")
+    timezone: str | None = Field(default=None, description="IANA name; its days are meant", examples=["Europe/Berlin"])
+    lang: str | None = Field(default=None, description="ISO 639-1; without one what all languages agree on counts")
+
+    def moment(self, default_zone: str) -> datetime:
+        """Now, in the caller's time zone. ValueError if there is no such zone."""
+        name = self.timezone or default_zone
+        try:
+            zone = ZoneInfo(name)
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            raise ValueError(f"timezone {name!r:.80}; an IANA name such as Europe/Berlin") from None
+        return (self.now or datetime.now(UTC)).astimezone(zone)
+
+
+class SearchIn(SaidIn):
     """A search: `query` is a text; `parts` composes one of several things."""
 
     query: str | None = None
@@ -115,6 +130,10 @@ class SearchIn(Wire):
     modality: Modality | None = None
     fusion: bool = Field(default=True, description="suppress the noise of spoken queries")
     keywords: bool = Field(default=False, description="rank by words too, where the index can")
+    infer: bool = Field(default=True, description="filter by what the query says of times, places, prices")
+    ignore: list[str] = Field(default_factory=list, max_length=32, description="slots that shall filter nothing")
+    explain: bool = Field(default=False, description="give each hit's cosine with and without fusion")
+    previews: bool = Field(default=False, description="give small pictures of the hits that have one")
 
     def typed_parts(self) -> list[Part]:
         """The query as parts, at least one."""
@@ -125,7 +144,7 @@ class SearchIn(Wire):
         return parts
 
 
-class ParseIn(Wire):
+class ParseIn(SaidIn):
     """A query to parse."""
 
     query: str
@@ -173,81 +192,6 @@ class IdsIn(Wire):
     ids: list[str] = Field(min_length=1)
 
 
-class SlotOut(BaseModel):
-    """A labelled span of the query."""
-
-    label: str
-    text: str
-    start: int
-    end: int
-    score: float
-
-
-class ParseOut(BaseModel):
-    """What was understood of a query."""
-
-    text: str
-    intent: str
-    intent_score: float
-    slots: list[SlotOut]
-
-    @classmethod
-    def of(cls, parse: Parse) -> ParseOut:
-        """As JSON has it."""
-        slots = [SlotOut(label=s.label, text=s.text, start=s.start, end=s.end, score=s.score) for s in parse.slots]
-        return cls(text=parse.text, intent=parse.intent, intent_score=parse.intent_score, slots=slots)
-
-
-class HitOut(BaseModel):
-    """A found item: the better of its picture and its words."""
-
-    id: str
-    score: float
-    modality: Modality
-    lang: str
-    title: str
-    text: str
-    place: str
-    captured_at: datetime | None
-    price: float | None
-    tags: list[str]
-    extra: dict[str, Any]
-
-    @classmethod
-    def of(cls, hit: Hit) -> HitOut:
-        """As JSON has it: what is not known is null."""
-        fields = dict(hit.fields)
-        fields["captured_at"] = _known(fields["captured_at"], MISSING["time"])
-        if fields["captured_at"] is not None:
-            fields["captured_at"] = datetime.fromtimestamp(fields["captured_at"] / 1000, UTC)
-        fields["price"] = _known(fields["price"], MISSING["number"])
-        fields["tags"] = list(fields["tags"])
-        return cls(score=round(hit.score, 6), **{name: fields[name] for name in cls.model_fields if name in fields})
-
-
-class SearchOut(BaseModel):
-    """Hits, best first, and how the query was understood."""
-
-    hits: list[HitOut]
-    understanding: list[ParseOut]
-    modality: Modality | None
-    bundle_id: str
-    collection: str
-    timings_ms: dict[str, float]
-
-    @classmethod
-    def of(cls, answer: Answer, bundle_id: str, collection: str) -> SearchOut:
-        """As JSON has it."""
-        return cls(
-            hits=[HitOut.of(hit) for hit in answer.hits],
-            understanding=[ParseOut.of(parse) for parse in answer.parses],
-            modality=answer.modality,
-            bundle_id=bundle_id,
-            collection=collection,
-            timings_ms=answer.timings_ms,
-        )
-
-
 def picture_of(encoded: str) -> bytes:
     """The picture's bytes; ValueError if it is not base64."""
     try:
@@ -264,7 +208,3 @@ def _value(field: str, value: Scalar | None) -> Value:
             raise ValueError(f"filter on {field}: {value!r:.80} is no ISO 8601 time") from None
     assert value is not None
     return value
-
-
-def _known(value: float, missing: float) -> float | None:
-    return None if value == missing else value

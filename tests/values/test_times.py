@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimir.serve.calendar_units import Range
-from unimir.serve.times import resolve
+from unimir.values.calendar_units import Range
+from unimir.values.times import resolve
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)  # a Sunday
 

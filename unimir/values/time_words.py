@@ -18,7 +18,7 @@ from unimir.data.corpora import parse_yaml
 
 UNITS = ("day", "week", "weekend", "month", "quarter", "half", "year", "decade")
 _KINDS = ("last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to", "and",
-          "since_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
+          "since_behind", "until_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
           "rest_of", "so_far", "within", "last_but_one", "next_but_one", "starting", "filler")  # fmt: skip
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1, "before_yesterday": -2, "after_tomorrow": 2}
 _YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
@@ -36,6 +36,9 @@ _NUMERIC = (
 )
 
 
+_QUARTER = regex.compile(r"[qt]([1-4])(?!\w)")
+
+
 @dataclass(frozen=True)
 class Token:
     """One meaning a word may have, with its number where it has one."""
@@ -50,17 +53,28 @@ Meaning = frozenset[Token]
 Words = Sequence[Meaning]
 
 
-def cut(phrase: str, lang: str) -> list[frozenset[Token]] | None:
+def cut(phrase: str, lang: str) -> list[Meaning] | None:
     """What the phrase's words may mean, in order; None if the language or a word is not known."""
-    lexicon = _lexicons().get(lang.split("-")[0].lower())
-    return (
-        None if lexicon is None else _cut(regex.sub(r"(?<!\d)\.+$", "", phrase.casefold().strip(" ,;:!?،。")), lexicon)
-    )
+    lexicon = _lexicons().get(lang)
+    if lexicon is None:
+        return None
+    text = regex.sub(r"(?<!\d)\.+$", "", phrase.casefold().strip(" ,;:!?،。"))
+    return _cut(lexicon.rewritten(text), lexicon)
+
+
+def languages() -> tuple[str, ...]:
+    """Whose time expressions are known, as codes of ISO 639-1."""
+    return tuple(_lexicons())
+
+
+def number_words(lang: str) -> Mapping[str, int]:
+    """The small numbers that the language has a word for."""
+    return _lexicons()[lang].numbers
 
 
 @functools.cache
 def _lexicons() -> Mapping[str, _Lexicon]:
-    raw = parse_yaml((files("unimir.serve") / "times.yaml").read_text(encoding="utf-8"))
+    raw = parse_yaml((files("unimir.values") / "times.yaml").read_text(encoding="utf-8"))
     return {lang: _Lexicon(lang, words) for lang, words in raw.items()}
 
 
@@ -79,14 +93,11 @@ class _Lexicon:
             self._add(raw.get(kind, ()), Token("day_offset", days))
         for kind, years in _YEARS.items():
             self._add(raw.get(kind, ()), Token("year_offset", years))
-        for word, number in raw.get("numbers", {}).items():
-            self._add([word], Token("number", number))
-        for word, number in raw.get("months", {}).items():
-            self._add([word], Token("month", number))
-        for word, number in raw.get("weekdays", {}).items():
-            self._add([word], Token("weekday", number))
-        for word, number in raw.get("ordinals", {}).items():
-            self._add([word], Token("ordinal", number))
+        self.numbers: Mapping[str, int] = raw.get("numbers", {})
+        for kind in ("number", "month", "weekday", "ordinal"):
+            for word, number in raw.get(f"{kind}s", {}).items():
+                self._add([word], Token(kind, number))
+        self._rewrites: Mapping[str, str] = raw.get("rewrites", {})
         self._add_names(lang)
         self.suffixes = "|".join(map(regex.escape, raw.get("ordinal_suffix", ()))) or "(?!)"
         listed = "|".join(regex.escape(word) for word in sorted(self.meanings, key=len, reverse=True))
@@ -94,6 +105,12 @@ class _Lexicon:
         self.pattern = regex.compile(
             rf"(?P<number>\d+)(?:(?P<suffix>{self.suffixes})(?!\p{{L}}))?|(?:(?P<word>{listed}))(?:(?<=['’])|{edge})"
         )
+
+    def rewritten(self, text: str) -> str:
+        """The text with a word instead of what says as much as several."""
+        for word, words in self._rewrites.items():
+            text = regex.sub(rf"(?<!\p{{L}}){regex.escape(word)}(?!\p{{L}})", words, text)
+        return text
 
     def _add(self, words: Sequence[str], token: Token) -> None:
         for word in words:
@@ -112,44 +129,44 @@ class _Lexicon:
                     self._add([name, name.rstrip(".")], Token("weekday", int(number)))
 
 
-def _cut(text: str, lexicon: _Lexicon) -> list[frozenset[Token]] | None:
-    tokens: list[frozenset[Token]] = []
+def _cut(text: str, lexicon: _Lexicon) -> list[Meaning] | None:
+    tokens: list[Meaning] = []
     at = 0
     while at < len(text):
-        if text[at].isspace() or text[at] in ",./":
+        if text[at].isspace() or text[at] in ",./" or _hyphen(text, at, tokens):
             at += 1
             continue
         numeric = _numeric(text, at, lexicon.month_first)
+        quarter = _QUARTER.match(text, at)
         if numeric is not None:
             token, at = numeric
             tokens.append(frozenset([token]))
-            continue
-        if text[at] == "-" and tokens and any(t.kind == "number" and t.value >= 20 for t in tokens[-1]):
-            if text[at + 1 : at + 2].isalpha():  # vingt-neuf
-                at += 1
-                continue
-        if text[at] in "-–—~":
+        elif text[at] in "-–—~":
             tokens.append(frozenset([Token("to"), Token("filler")]))
             at += 1
-            continue
-        quarter = regex.compile(r"[qt]([1-4])(?!\w)").match(text, at)
-        if quarter is not None:
+        elif quarter is not None:
             tokens.append(frozenset([Token("quarter", int(quarter[1]))]))
             at = quarter.end()
-            continue
-        found = lexicon.pattern.match(text, at)
-        if found is None:
-            return None
-        at = found.end()
-        if found["number"] is None:
-            tokens.append(frozenset(lexicon.meanings[found["word"]]))
         else:
-            tokens.append(frozenset(_number(int(found["number"]), len(found["number"]), found["suffix"])))
-        _join_tens(tokens)
+            found = lexicon.pattern.match(text, at)
+            if found is None:
+                return None
+            at = found.end()
+            if found["number"] is None:
+                tokens.append(frozenset(lexicon.meanings[found["word"]]))
+            else:
+                tokens.append(frozenset(_number(int(found["number"]), len(found["number"]), found["suffix"])))
+            _join_tens(tokens)
     return tokens
 
 
-def _join_tens(tokens: list[frozenset[Token]]) -> None:
+def _hyphen(text: str, at: int, tokens: Words) -> bool:
+    """Whether this is the hyphen of vingt-neuf."""
+    tens = bool(tokens) and any(token.kind == "number" and token.value >= 20 for token in tokens[-1])
+    return text[at] == "-" and tens and text[at + 1 : at + 2].isalpha()
+
+
+def _join_tens(tokens: list[Meaning]) -> None:
     """Twenty and nine are twenty-nine."""
     if len(tokens) > 2 and any(t.kind in ("and", "to") for t in tokens[-2]):
         pair = [tokens[-3], tokens[-1]]
@@ -189,3 +206,32 @@ def _numeric(text: str, at: int, month_first: bool) -> tuple[Token, int] | None:
             year += 1900 if year >= 50 else 2000
         return Token("date", extra=(year, parts.get("m"), parts.get("d"))), found.end()
     return None
+
+
+def is_a(word: Meaning, kind: str) -> bool:
+    return any(token.kind == kind for token in word)
+
+
+def value_of(word: Meaning, kind: str) -> int | None:
+    return next((token.value for token in word if token.kind == kind), None)
+
+
+def values_of(words: Words, kind: str) -> list[int]:
+    return [value for word in words if (value := value_of(word, kind)) is not None]
+
+
+def step_of(word: Meaning) -> int | None:
+    steps = {"last": -1, "this": 0, "next": 1, "last_but_one": -2, "next_but_one": 2}
+    return next((steps[token.kind] for token in word if token.kind in steps), None)
+
+
+def without_filler(word: Meaning, *, all_of_it: bool) -> Meaning | None:
+    """None for a word that says nothing in a point: filler alone, or with `all_of_it` whatever can be filler."""
+    if is_a(word, "filler") and (all_of_it or not useful(word)):
+        return None
+    return useful(word) or word
+
+
+def useful(word: Meaning) -> Meaning:
+    unused = ("filler", "between", "to", "until", "and")
+    return frozenset(token for token in word if token.kind not in unused)
