@@ -30,7 +30,10 @@ FILTERABLE: Mapping[str, FieldType] = {
     "tags": "tags",
     "extra": "texts",
 }
-"""What callers may filter by, `extra.NAME` being a column of the catalog's own; `tenant` is not among them, because it is always part of the filter."""
+"""What callers may filter by, `extra.NAME` being a column of the catalog's own.
+
+`tenant` is not among them, because it is always part of the filter.
+"""
 MAX_BYTES: Mapping[str, int] = {**items.MAX_BYTES, "tenant": 64, "modality": 16, "lang": 35, "content_hash": 32}
 """UTF-8 bytes of the text columns."""
 KEY_BYTES = 32

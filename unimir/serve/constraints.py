@@ -49,7 +49,7 @@ def names_said(parse: Parse, rules: Mapping[str, SlotRule]) -> list[tuple[str, s
 def constraints_of(
     parse: Parse, rules: Mapping[str, SlotRule], found: Found, *, now: datetime, lang: str | None
 ) -> list[Constraint]:
-    """A constraint for each slot whose words are certain, in the order of the text; several names of a field are joined.
+    """A constraint for each slot whose words are certain; several names of one field are joined.
 
     `now` has the caller's time zone, in which its days begin and end.
     """

@@ -159,8 +159,15 @@ class Gateway:
         wanted = self.settings.modality_of_intent.get(parse.intent)
         if wanted is None:
             return []
-        sure = {"certainty": parse.intent_score, "value": {"equals": wanted}}
-        return [Constraint(label="intent", text="", field="modality", wanted=Equals("modality", wanted), **sure)]
+        asked = Constraint(
+            label="intent",
+            text="",
+            field="modality",
+            wanted=Equals("modality", wanted),
+            certainty=parse.intent_score,
+            value={"equals": wanted},
+        )
+        return [asked]
 
     async def _retrieve(self, query: Query, vector_D: Vector, answer: Answer) -> None:
         """Searches; while nothing is found, the inferred filter that is least certain is given up."""
@@ -179,8 +186,10 @@ class Gateway:
             least = min(answer.applied, key=lambda one: one.certainty)
             answer.applied.remove(least)
             answer.relaxed.append(least)
-        shown = [one.wanted for one in answer.applied if one.field == "modality"]
-        answer.modality = query.modality or next((one.value for one in shown if isinstance(one, Equals)), None)
+        asked = {
+            one.wanted.value for one in answer.applied if one.field == "modality" and isinstance(one.wanted, Equals)
+        }
+        answer.modality = query.modality or next((one for one in MODALITIES if one in asked), None)
 
     async def _explained(
         self, query: Query, parts: Sequence[Understood | Vector], hits: Sequence[Hit]

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from unimir import artifacts
-from unimir.index.entities import Row
 from unimir.index.async_store import AsyncStore
+from unimir.index.entities import Row
 from unimir.index.lite import embedded
 from unimir.index.requests import Hit, SearchOptions
 from unimir.index.store import Store

@@ -5,8 +5,9 @@ Replicas, resources and autoscaling are not here: they are Ray Serve's, one bloc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import available_timezones
 
@@ -49,9 +50,11 @@ class SlotRule:
     field: str
     type: Literal["time", "amount", "name", "tag"]
     unit_field: str | None = None  # of an amount: the field that says its currency or unit
-    units: Mapping[str, str] = field(default_factory=dict)  # words for units, beside those of currencies
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # words for units, beside those of currencies
     exact: bool = False  # of an amount: "three" is a filter too, not only "at least three"
-    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a value, beside what CLDR calls it
+    synonyms: Mapping[str, Sequence[str]] = dataclasses.field(
+        default_factory=dict
+    )  # of a value, beside what CLDR calls it
 
     def __post_init__(self) -> None:
         held: Mapping[str, FieldType] = {"time": "time", "amount": "number", "name": "text", "tag": "tags"}
@@ -75,23 +78,25 @@ class Settings:
     device: str = "cpu"
     threads: int = 2
     keys: str | None = None  # file of API keys; without one every caller is the tenant ""
-    modality_of_intent: Mapping[str, Modality] = field(
+    modality_of_intent: Mapping[str, Modality] = dataclasses.field(
         default_factory=lambda: {"find_picture": "image", "find_text": "text"}
     )
-    slots: Mapping[str, SlotRule] = field(default_factory=dict)  # by label; other slots filter nothing
+    slots: Mapping[str, SlotRule] = dataclasses.field(default_factory=dict)  # by label; other slots filter nothing
     timezone: str = "UTC"  # of callers that name none
     vocabulary_s: float = 600.0  # how old the list of names that the collection holds may become
     feedback: str | None = None  # directory of relevance judgements; without one none are taken
     log_queries: bool = False  # whether logs hold the words of queries
     apart: tuple[Part, ...] = ()  # parts that are deployments of their own; the others live in the Gateway's replicas
     gather_s: float = 0.0  # how long an idle tower or index waits for company
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         _require(self.backend in BACKENDS, f"backend {self.backend!r}; one of {', '.join(BACKENDS)}")
         _require(self.threads > 0, f"threads is {self.threads}; must be positive")
         _require(0 <= self.gather_s <= 1, f"gather_s is {self.gather_s}; 0 to 1 seconds")
-        _require(self.timezone in available_timezones(), f"timezone {self.timezone!r}; an IANA name such as Europe/Rome")
+        _require(
+            self.timezone in available_timezones(), f"timezone {self.timezone!r}; an IANA name such as Europe/Rome"
+        )
         _require(self.vocabulary_s > 0, f"vocabulary_s is {self.vocabulary_s}; must be positive")
         for intent, modality in self.modality_of_intent.items():
             _require(

@@ -1,4 +1,4 @@
-"""Days, weeks, months, quarters and years of the Gregorian calendar, as half-open ranges of days. Weeks begin on Monday.
+"""Days, weeks, months and years of the Gregorian calendar, as half-open ranges of days; weeks begin on Monday.
 
 Knows no phrase.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+
+from dateutil.easter import easter
 
 SHARES = ("early", "mid", "late")
 _MONTHS = {"month": 1, "quarter": 3, "half": 6, "year": 12, "decade": 120}
@@ -47,7 +49,7 @@ def whole(unit: str, today: date, step: int) -> Range:
         "quarter": today.replace(month=(today.month - 1) // 3 * 3 + 1, day=1),
         "half": today.replace(month=1 + 6 * (today.month > 6), day=1),
         "year": today.replace(month=1, day=1),
-        "decade": today.replace(year=today.year // 10 * 10, month=1, day=1),
+        "decade": today.replace(year=max(1, today.year // 10 * 10), month=1, day=1),
     }[unit]
     start = shift(first, unit, step)
     return Range(start, start + timedelta(2) if unit == "weekend" else shift(start, unit, 1))
@@ -60,6 +62,11 @@ def of(year: int, month: int, day_of_month: int, grain: str) -> Range | None:
     except ValueError:
         return None
     return Range(start, shift(start, grain, 1))
+
+
+def feast(year: int, days: int) -> date:
+    """A feast: so many days from Easter, or month and day as MMDD where that is over 100."""
+    return date(year, days // 100, days % 100) if days > 100 else easter(year) + timedelta(days)
 
 
 def latest_day(day_of_month: int, weekday: int | None, today: date) -> Range | None:
@@ -90,8 +97,8 @@ def nth(within: Range, unit: str, number: int) -> Range | None:
     return Range(start, shift(start, unit, 1)) if within.start <= start < within.end else None
 
 
-def share(within: Range, kind: str) -> Range | None:
-    """The early, middle or late part of a week, a month or a year."""
+def share(within: Range, kind: str, *, thirds: bool) -> Range | None:
+    """The early, middle or late part of a week, a month or a year; of a year its thirds, or halves and the middle."""
     if within.start is None or within.end is None:
         return None
     length = (within.end - within.start).days
@@ -100,8 +107,8 @@ def share(within: Range, kind: str) -> Range | None:
     elif 28 <= length <= 31:
         cuts = {"early": (0, 15), "mid": (9, 20), "late": (15, length)}
     elif length >= 365:
-        third, two = ((shift(within.start, "month", months) - within.start).days for months in (4, 8))
-        cuts = {"early": (0, third), "mid": (third, two), "late": (two, length)}
+        third, half, two = ((shift(within.start, "month", months) - within.start).days for months in (4, 6, 8))
+        cuts = {"early": (0, third if thirds else half), "mid": (third, two), "late": (two if thirds else half, length)}
     else:
         return None
     first, last = cuts[kind]

@@ -5,7 +5,6 @@ Knows the meanings of words, not the words, and none of the forms that a whole e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -65,6 +64,9 @@ class Given:
         grain = "month" if self.day is None else "day"
         if self.guessed and self.year is None:
             return None
+        if self.weekday is not None and self.step is not None:  # "next Friday, the 12th of May": the year that it fits
+            near = (calendar.of(today.year + years, self.month, self.day or 1, "day") for years in (0, 1, -1))
+            return next((day for day in near if day and day.start and day.start.weekday() == self.weekday), None)
         if self.year is not None:
             return calendar.of(self.year, self.month, self.day or 1, grain) if self.step is None else None
         if self.step is not None:

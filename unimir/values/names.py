@@ -18,8 +18,10 @@ MIN_RATIO = 80
 """Of 100: a name less alike than this is another name."""
 _MARGIN = 5  # by which the best must beat the next value
 _ARTICLES = regex.compile(r"^(?:(?:the|le|la|les|el|los|las|il|lo|der|die|das|o|a|os|as|al)\s+|l['’]\s*)(?=\p{L})")
-_LANGUAGES = ("en", "de", "es", "fr", "it", "pt", "ru", "ar", "zh", "ja", "nl", "pl", "tr", "uk", "ko", "hi", "id", "vi",
-              "sv", "da", "nb", "fi", "cs", "hu", "ro", "el", "he", "th", "fa", "bn", "ta", "sw")  # fmt: skip
+_LANGUAGES = (
+    "en", "de", "es", "fr", "it", "pt", "ru", "ar", "zh", "ja", "nl", "pl", "tr", "uk", "ko", "hi", "id", "vi",
+    "sv", "da", "nb", "fi", "cs", "hu", "ro", "el", "he", "th", "fa", "bn", "ta", "sw",
+)  # fmt: skip
 
 
 class Names:

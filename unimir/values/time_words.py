@@ -17,13 +17,16 @@ from babel import Locale, UnknownLocaleError
 from unimir.data.corpora import parse_yaml
 
 UNITS = ("day", "week", "weekend", "month", "quarter", "half", "year", "decade")
-_KINDS = ("last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to", "and",
-          "since_behind", "until_behind", "before_behind", "after_behind", "and_after", "and_before", "early", "mid", "late",
-          "rest_of", "so_far", "within", "last_but_one", "next_but_one", "starting", "filler")  # fmt: skip
+_KINDS = (
+    "last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to",
+    "and", "since_behind", "until_behind", "before_behind", "after_behind", "and_after", "and_before", "early",
+    "mid", "late", "rest_of", "so_far", "within", "last_but_one", "next_but_one", "starting", "filler",
+)  # fmt: skip
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1, "before_yesterday": -2, "after_tomorrow": 2}
 _YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
 _NUMERIC = (
-    r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)",
+    r"(?P<y>\d{4})[-/. ](?P<m>\d{1,2})[-/. ](?P<d>\d{1,2})(?!\d)",
+    r"(?P<y>(?:19|20)\d\d)(?P<m>\d\d)(?P<d>\d\d)(?!\d)",
     r"(?P<a>\d{1,2})[-/. ](?P<b>\d{1,2})[-/. ](?P<y>\d{4}|\d{2})(?!\d)",
     r"(?P<y>\d{4})[-/.](?P<m>0?[1-9]|1[0-2])(?![-/.]?\d)",
     r"(?P<m>0?[1-9]|1[0-2])[-/.](?P<y>\d{4})(?!\d)",
@@ -48,7 +51,7 @@ class Token:
     extra: tuple[int | None, ...] = ()
 
 
-Meaning = frozenset[Token]
+Meaning = tuple[Token, ...]
 """All that one word may mean."""
 Words = Sequence[Meaning]
 
@@ -59,7 +62,11 @@ def cut(phrase: str, lang: str) -> list[Meaning] | None:
     if lexicon is None:
         return None
     text = regex.sub(r"(?<!\d)\.+$", "", phrase.casefold().strip(" ,;:!?،。"))
-    return _cut(lexicon.rewritten(text), lexicon)
+    words = _cut(lexicon.rewritten(text), lexicon)
+    either = [
+        word for word in words or () if is_a(word, "month") and is_a(word, "weekday")
+    ]  # "mar." is both in Spanish
+    return None if either else words
 
 
 def languages() -> tuple[str, ...]:
@@ -84,7 +91,7 @@ class _Lexicon:
     def __init__(self, lang: str, raw: Mapping[str, Any]) -> None:
         self.month_first = bool(raw.get("month_first"))
         self.spaced = lang not in ("zh", "ja", "th")
-        self.meanings: dict[str, set[Token]] = {}
+        self.meanings: dict[str, dict[Token, None]] = {}
         for unit in UNITS:
             self._add(raw.get(unit, ()), Token("unit", UNITS.index(unit)))
         for kind in _KINDS:
@@ -94,7 +101,7 @@ class _Lexicon:
         for kind, years in _YEARS.items():
             self._add(raw.get(kind, ()), Token("year_offset", years))
         self.numbers: Mapping[str, int] = raw.get("numbers", {})
-        for kind in ("number", "month", "weekday", "ordinal"):
+        for kind in ("number", "month", "weekday", "ordinal", "feast"):
             for word, number in raw.get(f"{kind}s", {}).items():
                 self._add([word], Token(kind, number))
         self._rewrites: Mapping[str, str] = raw.get("rewrites", {})
@@ -114,7 +121,7 @@ class _Lexicon:
 
     def _add(self, words: Sequence[str], token: Token) -> None:
         for word in words:
-            self.meanings.setdefault(word.casefold(), set()).add(token)
+            self.meanings.setdefault(word.casefold(), {})[token] = None
 
     def _add_names(self, lang: str) -> None:
         try:
@@ -140,12 +147,12 @@ def _cut(text: str, lexicon: _Lexicon) -> list[Meaning] | None:
         quarter = _QUARTER.match(text, at)
         if numeric is not None:
             token, at = numeric
-            tokens.append(frozenset([token]))
+            tokens.append((token,))
         elif text[at] in "-–—~":
-            tokens.append(frozenset([Token("to"), Token("filler")]))
+            tokens.append((Token("to"), Token("filler")))
             at += 1
         elif quarter is not None:
-            tokens.append(frozenset([Token("quarter", int(quarter[1]))]))
+            tokens.append((Token("quarter", int(quarter[1])),))
             at = quarter.end()
         else:
             found = lexicon.pattern.match(text, at)
@@ -153,9 +160,9 @@ def _cut(text: str, lexicon: _Lexicon) -> list[Meaning] | None:
                 return None
             at = found.end()
             if found["number"] is None:
-                tokens.append(frozenset(lexicon.meanings[found["word"]]))
+                tokens.append(tuple(lexicon.meanings[found["word"]]))
             else:
-                tokens.append(frozenset(_number(int(found["number"]), len(found["number"]), found["suffix"])))
+                tokens.append(tuple(_number(int(found["number"]), len(found["number"]), found["suffix"])))
             _join_tens(tokens)
     return tokens
 
@@ -180,7 +187,7 @@ def _join_tens(tokens: list[Meaning]) -> None:
     tens = next((t.value for t in tokens[-2] if t.kind == "number" and t.value in (20, 30, 40, 50)), None)
     ones = next((t for t in tokens[-1] if t.kind in ("number", "ordinal") and 1 <= t.value <= 9), None)
     if tens is not None and ones is not None:
-        tokens[-2:] = [frozenset([Token(ones.kind, tens + ones.value)])]
+        tokens[-2:] = [(Token(ones.kind, tens + ones.value),)]
 
 
 def _number(value: int, digits: int, suffix: str | None) -> list[Token]:
@@ -234,4 +241,4 @@ def without_filler(word: Meaning, *, all_of_it: bool) -> Meaning | None:
 
 def useful(word: Meaning) -> Meaning:
     unused = ("filler", "between", "to", "until", "and")
-    return frozenset(token for token in word if token.kind not in unused)
+    return tuple(token for token in word if token.kind not in unused)

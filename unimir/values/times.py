@@ -6,25 +6,12 @@ know ends in no range, never in a wrong one. Knows no word of any language, no q
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
-from unimir.values import calendar_units as calendar
 from unimir.values.calendar_units import Range
-from unimir.values.given import Given, after, context, named_year
-from unimir.values.time_words import (
-    UNITS,
-    Meaning,
-    Token,
-    Words,
-    cut,
-    is_a,
-    step_of,
-    value_of,
-    values_of,
-    without_filler,
-)
+from unimir.values.given import after, context, named_year
+from unimir.values.points import Points
+from unimir.values.time_words import Words, cut, is_a, value_of
 
 _SIDES = {  # of an expression: which of its ends the open range begins or ends with
     "since": ("start", None),
@@ -47,24 +34,24 @@ def resolve(phrase: str, lang: str, now: datetime, *, inclusive: bool = True) ->
     where B or today begins.
     """
     words = cut(phrase, lang)
-    if words is None or not 0 < len(words) <= MAX_WORDS:
-        return None
+    if words is None or not 0 < len(words) <= MAX_WORDS or (len(words) == 1 and value_of(words[0], "number")):
+        return None  # a mere number may count anything
     try:
-        return _Grammar(now.date(), inclusive).range(words)
+        return _Ranges(now.date(), inclusive).range(words)
     except OverflowError:  # before the year 1, or after 9999
         return None
 
 
-class _Grammar:
-    """The forms that time expressions have, tried in turn on all of a phrase's words."""
+class _Ranges:
+    """One expression, from one to another, or all before or after one."""
 
     def __init__(self, today: date, inclusive: bool) -> None:
-        self._today, self._inclusive = today, inclusive
-        self._known: dict[tuple[Meaning, ...], Range | None] = {}
+        self._inclusive = inclusive
+        self._points = Points(today, inclusive)
 
     def range(self, words: Words) -> Range | None:
         """The first form that takes every word."""
-        for form in (self._point, self._bounded, self._one_sided):
+        for form in (self._points.point, self._bounded, self._one_sided):
             found = form(words)
             if found is not None:
                 return found
@@ -77,8 +64,10 @@ class _Grammar:
             if not is_a(body[place], "to") and not (body is not words and is_a(body[place], "and")):
                 continue
             first, second = body[:place], body[place + 1 :]
-            high = self._point([*second, *context(second, first)]) or self._point(second)
-            low = self._point([*first, *context(first, second)]) or self._point(first)
+            if _shared(first, "early", "mid", "late") or _shared(second, "early", "mid"):
+                continue  # nobody agrees where the end of March begins
+            high = self._points.point([*second, *context(second, first)]) or self._points.point(second)
+            low = self._points.point([*first, *context(first, second)]) or self._points.point(first)
             if high is None or low is None:
                 continue
             high = after(low, high, second, named_year(second))
@@ -97,7 +86,7 @@ class _Grammar:
             for kind, (start, end) in _SIDES.items():
                 if not is_a(side, f"{kind}_behind" if behind and not kind.startswith("and_") else kind):
                     continue
-                found = self._point(rest)
+                found = self._points.point(rest)
                 if found is None:
                     continue
                 if any(is_a(word, "late") for word in rest):
@@ -107,186 +96,7 @@ class _Grammar:
                 return Range(getattr(found, start) if start else None, getattr(found, end) if end else None)
         return None
 
-    def _point(self, words: Words) -> Range | None:
-        """A day, week, month or year by its name or by its place beside today or another day."""
-        asked = tuple(words)
-        if asked not in self._known:
-            self._known[asked] = None  # no form asks for what it was asked itself
-            self._known[asked] = self._first_of(asked)
-        return self._known[asked]
 
-    def _first_of(self, words: Words) -> Range | None:
-        forms: Sequence[Callable[[Words], Range | None]] = (
-            self._offset,
-            self._unit,
-            self._span,
-            self._weekday,
-            self._dated,
-            self._shifted,
-            self._share,
-            self._week_of,
-            self._nth,
-        )
-        for all_of_it in (False, True):
-            lean = [without_filler(word, all_of_it=all_of_it) for word in words]
-            core = [word for word in lean if word is not None]
-            for form in forms if core else ():
-                found = form(core)
-                if found is not None:
-                    return found
-        return None
-
-    def _offset(self, core: Words) -> Range | None:
-        """Today, yesterday, last year as one word."""
-        if len(core) != 1:
-            return None
-        days, years = value_of(core[0], "day_offset"), value_of(core[0], "year_offset")
-        if days is not None:
-            return calendar.day(self._today + timedelta(days))
-        return None if years is None else calendar.whole("year", self._today, years)
-
-    def _unit(self, core: Words) -> Range | None:
-        """The month, last month, this week, next year."""
-        units = values_of(core, "unit")
-        steps = [step for word in core if (step := step_of(word)) is not None]
-        if len(units) != 1 or len(core) > 2 or len(core) - 1 != len(steps) or (len(core) == 1 and units[0] == 0):
-            return None
-        return calendar.whole(UNITS[units[0]], self._today, steps[0] if steps else 0)
-
-    def _span(self, core: Words) -> Range | None:
-        """The last or next so many units, and so many units ago or from now."""
-        numbers, units = values_of(core, "number"), values_of(core, "unit")
-        rest = [word for word in core if value_of(word, "number") is None and value_of(word, "unit") is None]
-        if len(numbers) != 1 or len(units) != 1 or len(rest) != 1:
-            return None
-        unit, number = UNITS[units[0]], numbers[0]
-        word, at_end = rest[0], core[-1] is rest[0]
-        if is_a(word, "ago") and (at_end or not is_a(word, "last")):
-            return calendar.day(calendar.shift(self._today, unit, -number))
-        if unit in ("quarter", "decade"):  # in common use these are counted whole
-            current = calendar.whole(unit, self._today, 0)
-            ends = (-number, 0) if is_a(word, "last") else (1, number + 1) if is_a(word, "next") else None
-            return (
-                ends and Range(*(calendar.shift(current.start, unit, step) for step in ends)) if current.start else None
-            )
-        if is_a(word, "last"):
-            return Range(calendar.shift(self._today, unit, -number), self._today + timedelta(int(self._inclusive)))
-        if is_a(word, "within"):
-            return Range(self._today, calendar.shift(self._today, unit, number))
-        if is_a(word, "from_now") and at_end or is_a(word, "in"):
-            return calendar.day(calendar.shift(self._today, unit, number))
-        if is_a(word, "next"):
-            tomorrow = self._today + timedelta(1)
-            return Range(tomorrow, calendar.shift(tomorrow, unit, number))
-        return None
-
-    def _weekday(self, core: Words) -> Range | None:
-        """Monday, last Monday, Monday of next week."""
-        days = values_of(core, "weekday")
-        rest = [word for word in core if value_of(word, "weekday") is None]
-        if len(days) != 1:
-            return None
-        if not rest:
-            return calendar.day(self._today - timedelta((self._today.weekday() - days[0]) % 7))
-        steps = [step for word in rest if (step := step_of(word)) is not None]
-        weeks = [word for word in rest if value_of(word, "unit") == UNITS.index("week")]
-        if len(steps) != 1 or len(weeks) + 1 != len(rest):
-            return None
-        monday = self._today - timedelta(self._today.weekday())
-        return calendar.day(monday + timedelta(days[0] + 7 * steps[0]))
-
-    def _dated(self, core: Words) -> Range | None:
-        """A date as far as it is given: a year, a quarter, a month, a day of a month; a weekday beside it is noise."""
-        given = Given()
-        for place in range(len(core) - 1):  # the 21st of this month, May of last year
-            pair = core[place : place + 2]
-            steps, units = [step for word in pair if (step := step_of(word)) is not None], values_of(pair, "unit")
-            if len(steps) == len(units) == 1 and len(core) > 2 and UNITS[units[0]] in ("month", "year"):
-                whole = calendar.whole(UNITS[units[0]], self._today, steps[0])
-                given.year = whole.start and whole.start.year
-                given.month = whole.start.month if whole.start and UNITS[units[0]] == "month" else None
-                core = [*core[:place], *core[place + 2 :]]
-                break
-        for word in core:
-            if not given.take(word, self._today.year):
-                return None
-        return given.range(self._today)
-
-    def _shifted(self, core: Words) -> Range | None:
-        """So many units before or after another day."""
-        if len(core) > 2 and is_a(core[1], "starting") and value_of(core[0], "unit") is not None:
-            core = [frozenset([Token("number", 1)]), *core]
-        numbers, units = values_of(core[:2], "number"), values_of(core[:2], "unit")
-        if len(core) < 4 or len(numbers) != 1 or len(units) != 1 or values_of(core[3:], "weekday"):
-            return None
-        other, unit = self._point(core[3:]), UNITS[units[0]]
-        if other is None or other.start is None:
-            return None
-        if is_a(core[2], "starting"):
-            return Range(other.start, calendar.shift(other.start, unit, numbers[0]))
-        sign = 1 if is_a(core[2], "after") or is_a(core[2], "since") else -1 if is_a(core[2], "before") else 0
-        return calendar.day(calendar.shift(other.start, unit, sign * numbers[0])) if sign else None
-
-    def _share(self, core: Words) -> Range | None:
-        """The beginning, middle or end of a week, month or year."""
-        for place in (0, len(core) - 1):
-            kind = next((kind for kind in calendar.SHARES if is_a(core[place], kind)), None)
-            whole = self._point([*core[:place], *core[place + 1 :]]) if kind and len(core) > 1 else None
-            if kind is None or whole is None or whole.start is None or whole.end is None:
-                continue
-            if is_a(core[place], "rest_of") and whole.start <= self._today < whole.end:
-                return Range(self._today, whole.end)
-            long = (whole.end - whole.start).days > 31
-            if is_a(core[place], "so_far") and long and whole.start < self._today < whole.end:
-                return Range(whole.start, self._today)
-            return calendar.share(whole, kind)
-        return None
-
-    def _week_of(self, core: Words) -> Range | None:
-        """The week of a day; the nineties."""
-        units = values_of(core, "unit")
-        rest = [word for word in core if value_of(word, "unit") is None]
-        if len(units) != 1 or len(rest) + 1 != len(core) or not rest:
-            return None
-        if UNITS[units[0]] == "decade" and len(rest) == 1:
-            year = next(
-                iter(values_of(rest, "year") + [1900 + tens for tens in values_of(rest, "number") if tens >= 20]), 1
-            )
-            return calendar.of(year, 1, 1, "decade") if year % 10 == 0 else None
-        plain = len(rest) == 1 and value_of(rest[0], "number") is not None  # "week 10" is another thing
-        found = self._point(rest) if UNITS[units[0]] == "week" and is_a(core[0], "unit") and not plain else None
-        if found is None or found.start is None or found.end != found.start + timedelta(1):
-            return None
-        return calendar.whole("week", found.start, 0)
-
-    def _nth(self, core: Words) -> Range | None:
-        """The first week of January, the last week of 2019, the third quarter of last year, week 10."""
-        if (
-            len(core) > 2 and is_a(core[-1], "unit") and values_of(core[-2:-1], "number") + values_of(core[-2:-1], "ordinal")
-        ):  # as Chinese has it: of 2021 the second week
-            core = [*core[-2:], *core[:-2]] if not is_a(core[-3], "last") else [*core[-3:], *core[:-3]]
-        if len(core) > 3:
-            numbers, units = values_of(core[:3], "number"), values_of(core[:3], "unit")
-            whole, first = self._point(core[3:]), 1 in values_of(core[:3], "ordinal")
-            if (
-                len(numbers) == len(units) == 1
-                and whole is not None
-                and (first or any(is_a(w, "last") for w in core[:3]))
-            ):
-                ends = (1, numbers[0]) if first else (-numbers[0], -1)
-                low, high = (calendar.nth(whole, UNITS[units[0]], number) for number in ends)
-                return Range(low.start, high.end) if low and high else None
-        for place in (0, 1):
-            if len(core) < place + 2:
-                continue
-            pair, rest = core[place : place + 2] if not place else core[:2], core[2:]
-            units = values_of(pair, "unit")
-            number = next(iter(values_of(pair, "ordinal") + values_of(pair, "number")), None)
-            if number is None and any(is_a(word, "last") for word in pair):
-                number = -1
-            whole = self._point(rest) if rest else calendar.whole("year", self._today, 0)
-            if not rest and UNITS.index("week") not in units:
-                continue
-            if len(units) == 1 and number is not None and whole is not None:
-                return calendar.nth(whole, UNITS[units[0]], number)
-        return None
+def _shared(words: Words, *shares: str) -> bool:
+    """Whether only a part of something is meant."""
+    return any(is_a(word, share) for word in words for share in shares)
