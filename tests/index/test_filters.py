@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from unimir.index.filters import MAX_DEPTH, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf, expression
 
-FIELDS = {"place": "text", "price": "number", "captured_at": "time", "tags": "tags"}
+FIELDS = {"place": "text", "price": "number", "captured_at": "time", "tags": "tags", "extra": "texts"}
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
@@ -20,6 +20,9 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
         (Equals("price", 3), "price == 3.0"),
         (OneOf("place", ["a", "b"]), 'place in ["a", "b"]'),
         (OneOf("place", []), 'id == ""'),
+        (Equals("extra.brand", "b"), 'extra["brand"] == "b"'),
+        (OneOf("extra.brand", ["b"]), 'extra["brand"] == "b"'),
+        (OneOf("extra.brand", ["b", "c"]), 'extra["brand"] == "b" or extra["brand"] == "c"'),
         (Between("price", 1, 2.5), "price >= 1.0 and price < 2.5"),
         (Between("captured_at", NOON), "captured_at >= 1767355200000"),
         (Between("captured_at", high=NOON), "captured_at > -4611686018427387904 and captured_at < 1767355200000"),
@@ -41,7 +44,12 @@ def nested(depth: int) -> Filter:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        (Equals("colour", "red"), "unknown field 'colour'; fields are captured_at, place, price, tags"),
+        (Equals("colour", "red"), "unknown field 'colour'; fields are captured_at, extra.NAME, place, price, tags"),
+        (Equals("extra", "red"), "unknown field 'extra'"),
+        (Equals('extra.a"] == "', "red"), "unknown field"),
+        (Equals("place.a", "red"), "unknown field"),
+        (Between("extra.brand", 1), "it holds text"),
+        (Not(AnyOf([Equals("extra.brand", "b")])), "cannot be negated"),
         (Equals("place", 3), "filter on place: 3; expected a string"),
         (Equals("price", "3"), "'3'; expected a finite number"),
         (Equals("price", True), "True; expected a finite number"),

@@ -17,7 +17,8 @@ from unimir.index.entities import key_of, milliseconds, problems
 from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
 from unimir.index.keywords import keywords_of
 from unimir.index.requests import MAX_LIMIT, IndexConfig
-from unimir.index.store import AsyncStore, Store
+from unimir.index.async_store import AsyncStore
+from unimir.index.store import Store
 
 DIM = 8
 PLACES = ["Köln", 'a "b" \\ c', "東京", "😀 tab\t", ""]
@@ -37,7 +38,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "price": number / 4 if number % 7 else float(MISSING["number"]),
         "tags": [f"t{number % 2}", f"u{number % 3}"][: number % 4],
         "content_hash": str(number),
-        "extra": {"brand": f"b{number}"},
+        "extra": {"brand": f'b{number % 4} "x"'} if number % 6 else {},
         "keywords": "",
         **changes,
     }
@@ -84,6 +85,8 @@ leaves = st.one_of(
     st.builds(Between, st.just("price"), st.integers(0, 8), st.none() | st.integers(4, 15)),
     st.builds(Between, st.just("price"), st.none(), st.integers(4, 15)),
     st.builds(Between, st.just("captured_at"), st.none(), st.integers(0, 60).map(moment)),
+    st.builds(Equals, st.just("extra.brand"), st.sampled_from(['b1 "x"', "b2", 'b3 "x"'])),
+    st.builds(OneOf, st.just("extra.brand"), st.lists(st.sampled_from(['b0 "x"', 'b2 "x"', ""]), max_size=2)),
     st.builds(HasTags, st.just("tags"), st.lists(st.sampled_from(["t0", "t1", "u2"]), max_size=2), st.booleans()),
 )
 filters = st.recursive(
@@ -91,7 +94,7 @@ filters = st.recursive(
     lambda inner: st.one_of(
         st.builds(AllOf, st.lists(inner, max_size=3)),
         st.builds(AnyOf, st.lists(inner, max_size=3)),
-        st.builds(Not, inner),
+        st.builds(Not, inner.filter(lambda one: "extra" not in repr(one))),
     ),
     max_leaves=6,
 )
@@ -100,6 +103,10 @@ filters = st.recursive(
 def holds(wanted: Filter, item: dict[str, Any]) -> bool:
     """What the filter means, in Python."""
     match wanted:
+        case Equals("extra.brand", value):
+            return item["extra"].get("brand") == value
+        case OneOf("extra.brand", values):
+            return item["extra"].get("brand") in values
         case Equals(field, value):
             return item[field] == value
         case OneOf(field, values):
@@ -143,7 +150,7 @@ def test_upsert_replaces_and_delete_forgets(store: Store) -> None:
     key = key_of(TENANTS[1], "item-1", "text")
     found = store.get("changing", [key, key_of(TENANTS[0], "item-1", "text")], ["content_hash", "extra"])
     assert {key: row["content_hash"] for key, row in found.items()} == {key: "last"}
-    assert found[key]["extra"] == {"brand": "b1"}
+    assert found[key]["extra"] == {"brand": 'b1 "x"'}
     store.delete("changing", [key, "0" * 32])
     assert store.count("changing") == 0
 
@@ -257,7 +264,7 @@ def test_words_find_what_vectors_do_not(store: Store) -> None:
 
 
 def test_keys_and_tenants_are_listed_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unimir.index.store._RANGE_ROWS", 4000)
+    monkeypatch.setattr("unimir.index.requests._RANGE_ROWS", 4000)
     store.create("listed", DIM)
     rows = [row(number, tenant=f"t{number % 3}") for number in range(9000)]
     for start in range(0, 9000, 1000):

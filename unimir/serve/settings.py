@@ -6,7 +6,7 @@ Replicas, resources and autoscaling are not here: they are Ray Serve's, one bloc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import available_timezones
@@ -52,7 +52,7 @@ class SlotRule:
     unit_field: str | None = None  # of an amount: the field that says its currency or unit
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # words for units, beside those of currencies
     exact: bool = False  # of an amount: "three" is a filter too, not only "at least three"
-    synonyms: Mapping[str, Sequence[str]] = dataclasses.field(
+    synonyms: Mapping[str, tuple[str, ...]] = dataclasses.field(
         default_factory=dict
     )  # of a value, beside what CLDR calls it
 
