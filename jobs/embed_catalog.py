@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
             device="cuda" if args.gpus else "cpu",
             keep=args.keep,
             delete_missing=args.delete_missing,
+            preview=args.preview,
             dry_run=args.dry_run,
         )
         result = embed(embedding, actors)
@@ -110,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs the text tower")
     parser.add_argument("--keep", type=int, default=1, help="older versions to keep for a rollback")
     parser.add_argument("--delete-missing", action="store_true", help="delete items that left the catalog")
+    parser.add_argument("--preview", type=int, default=128, help="pixels of the pictures kept for people; 0: none")
     parser.add_argument("--dry-run", action="store_true", help="compare, but embed and write nothing")
     parser.add_argument("--rollback", action="store_true", help="move the alias back to the version before")
     parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")

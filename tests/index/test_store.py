@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unimir.index.async_store import AsyncStore
 from unimir.index.connection import IndexRefused, IndexUnavailable, ranks_keywords, refuse_unsafe
 from unimir.index.entities import key_of, milliseconds, problems
 from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
 from unimir.index.keywords import keywords_of
 from unimir.index.requests import MAX_LIMIT, IndexConfig
-from unimir.index.async_store import AsyncStore
 from unimir.index.store import Store
 
 DIM = 8

@@ -84,6 +84,15 @@ def store_image(image: Image.Image, size: int) -> bytes:
     return buffer.getvalue()
 
 
+def preview_image(data: bytes, side: int) -> bytes:
+    """A WebP of the picture whose longer side is at most `side`. ValueError as `decode_image` has it."""
+    image = decode_image(data, PrepareConfig(), target=side)
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=75, method=2)
+    return buffer.getvalue()
+
+
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

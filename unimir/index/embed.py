@@ -28,7 +28,7 @@ from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embedder import Done, Embedder, Task
-from unimir.index.entities import KEY_BYTES, MODALITIES, key_of
+from unimir.index.entities import KEY_BYTES, MODALITIES, PREVIEW, key_of
 from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
 from unimir.infer import Encoder
@@ -56,6 +56,7 @@ class Embedding:
     device: str = "cpu"
     keep: int = 1
     delete_missing: bool = False
+    preview: int = PREVIEW
     dry_run: bool = False
     unit_rows: int = 1000  # what a worker does at a time, and does again if it dies
 
@@ -162,6 +163,7 @@ def _task(job: Embedding, store: Store, collection: str) -> Task:
         collection=collection,
         tenant=job.tenant,
         fresh=fresh,
+        preview=job.preview,
         dry=job.dry_run,
     )
 

@@ -20,7 +20,7 @@ from unimir.data.items import Item, read_items
 from unimir.data.readers import Unit
 from unimir.data.rows import Rejects
 from unimir.index.connection import IndexUnavailable
-from unimir.index.entities import MODALITIES, Row, key_of, problems, rows_of
+from unimir.index.entities import MODALITIES, Row, key_of, problems, rows_of, salt_of, with_preview
 from unimir.index.store import Store
 
 if TYPE_CHECKING:
@@ -46,12 +46,13 @@ class Task:
     collection: str
     tenant: str
     fresh: bool  # nothing was stored when the job began, so nothing needs to be compared
+    preview: int  # pixels of the longer side of pictures kept for people; 0 keeps none
     dry: bool  # compare, but neither embed nor write
 
     @property
     def salt(self) -> str:
-        """What decides vectors beside the item and the bundle (whose id is in the collection's name)."""
-        return self.backend
+        """What decides a row beside the item and the bundle (whose id is in the collection's name)."""
+        return salt_of(self.backend, self.preview)
 
 
 @dataclass
@@ -181,6 +182,7 @@ class Embedder:
         if item.picture is not None:
             try:
                 pixels = self._encoder.pixels(item.picture)
+                with_preview(rows, item.picture, self._task.preview)
             except ValueError as error:
                 rejects.add(item.row, str(error), item.id)
                 return False

@@ -5,6 +5,7 @@ Knows the columns and their limits; knows no client, no model and no file.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimir.data import items
+from unimir.data.image import preview_image
 from unimir.data.items import Item
 from unimir.index.filters import MISSING, FieldType
 from unimir.index.keywords import keywords_of
@@ -36,6 +38,8 @@ FILTERABLE: Mapping[str, FieldType] = {
 """
 MAX_BYTES: Mapping[str, int] = {**items.MAX_BYTES, "tenant": 64, "modality": 16, "lang": 35, "content_hash": 32}
 """UTF-8 bytes of the text columns."""
+PREVIEW = 128
+"""Pixels of the longer side of the pictures that are kept for people: some 3 kB each."""
 KEY_BYTES = 32
 """ASCII characters of a key."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,6 +71,18 @@ def rows_of(item: Item, tenant: str, salt: str) -> list[Row]:
     present = {"image": item.picture is not None, "text": bool(item.words)}
     own = [modality for modality in MODALITIES if present[modality]]
     return [{**shared, "key": key_of(tenant, item.id, modality), "modality": modality} for modality in own]
+
+
+def salt_of(backend: str, preview: int) -> str:
+    """What decides a row beside the item and the bundle."""
+    return f"{backend}/{preview}"
+
+
+def with_preview(rows: Sequence[Row], picture: bytes, side: int) -> None:
+    """Gives the row of a picture a small one for people, in base64; none for a side of 0. ValueError if unreadable."""
+    for row in rows if side else ():
+        if row["modality"] == "image":
+            row["preview"] = base64.b64encode(preview_image(picture, side)).decode()
 
 
 def milliseconds(moment: datetime | None) -> int:

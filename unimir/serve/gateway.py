@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unimir.data.items import Item
-from unimir.index.entities import MODALITIES, Modality, key_of, problems, rows_of
+from unimir.index.entities import MODALITIES, Modality, Row, key_of, problems, rows_of, salt_of, with_preview
 from unimir.index.filters import AllOf, Equals, Filter
 from unimir.index.requests import Hit
 from unimir.infer import Understood
@@ -129,7 +129,7 @@ class Gateway:
 
     async def put(self, items: Sequence[Item], tenant: str) -> None:
         """Embeds and stores items, whole or not at all: a row that an item no longer has goes."""
-        rows = [row for item in items for row in rows_of(item, tenant, self.settings.backend)]
+        rows = [row for item in items for row in self._rows(item, tenant)]
         said = [item.words for item in items if item.words]
         shown = [item.picture for item in items if item.picture is not None]
         text_ND, picture_ND = await asyncio.gather(self.texts.embed(said, None), self.pictures(shown))
@@ -142,6 +142,12 @@ class Gateway:
         await self._index.upsert(rows, vectors_ND)
         if possible - stored:
             await self._index.delete(sorted(possible - stored))
+
+    def _rows(self, item: Item, tenant: str) -> list[Row]:
+        rows = rows_of(item, tenant, salt_of(self.settings.backend, self.settings.preview))
+        if item.picture is not None:
+            with_preview(rows, item.picture, self.settings.preview)
+        return rows
 
     async def remove(self, ids: Sequence[str], tenant: str) -> None:
         """Deletes the tenant's items; unknown ids are no error."""

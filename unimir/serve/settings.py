@@ -12,7 +12,7 @@ from typing import Literal
 from zoneinfo import available_timezones
 
 from unimir.config import BACKENDS
-from unimir.index.entities import FILTERABLE, MODALITIES, Modality
+from unimir.index.entities import FILTERABLE, MODALITIES, PREVIEW, Modality
 from unimir.index.filters import FieldType, field_type
 
 Part = Literal["TextEncoder", "ImageEncoder", "Retriever"]
@@ -82,6 +82,7 @@ class Settings:
         default_factory=lambda: {"find_picture": "image", "find_text": "text"}
     )
     slots: Mapping[str, SlotRule] = dataclasses.field(default_factory=dict)  # by label; other slots filter nothing
+    preview: int = PREVIEW  # of live items, as the embedding job's
     timezone: str = "UTC"  # of callers that name none
     vocabulary_s: float = 600.0  # how old the list of names that the collection holds may become
     feedback: str | None = None  # directory of relevance judgements; without one none are taken
