@@ -136,7 +136,7 @@ class Encoder:
         ids = self.bundle.tokenizer.encode(_clean(texts))
         for rows in token_chunks([len(row) for row in ids], self._budget):
             vectors[rows] = self._text.vectors([ids[row] for row in rows], fused=as_query)
-        return self._prefix(vectors, dimensions)
+        return self.prefix(vectors, dimensions)
 
     def embed_images(
         self, images: Sequence[Image.Image | bytes], *, dimensions: int | None = None
@@ -147,7 +147,7 @@ class Encoder:
             batch = images[start : start + self._image_batch]
             pixels = np.stack([self._pixels(image, start + row) for row, image in enumerate(batch)])
             vectors[start : start + len(batch)] = self.embed_pixels(pixels)
-        return self._prefix(vectors, dimensions)
+        return self.prefix(vectors, dimensions)
 
     def pixels(self, image: Image.Image | bytes) -> NDArray[np.uint8]:
         """[size, size, 3]: a picture as the image tower takes it. ValueError says why it cannot be."""
@@ -230,7 +230,8 @@ class Encoder:
         except ValueError as error:
             raise ValueError(f"image {row}: {error}") from error
 
-    def _prefix(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+    def prefix(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+        """The vectors' first `dimensions`, of unit length again; None takes all. ValueError if they are not trained."""
         if dimensions is None or dimensions == self.dim:
             return vectors
         allowed = (*self._model.config.prefixes, self.dim)

@@ -19,6 +19,8 @@ from unimir.data.sources import catalog_of
 from unimir.index.embed import Embedding, embed
 from unimir.index.lite import embedded
 
+START = {f"RAY_SERVE_{name}": "1" for name in ("ENABLE_HA_PROXY", "THROUGHPUT_OPTIMIZED", "USE_GRPC_BY_DEFAULT")}
+"""What README's start line sets."""
 PORT = 8123
 ITEMS = 120
 Ask = Callable[..., tuple[int, dict[str, str], Any]]
@@ -44,7 +46,7 @@ def service(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPa
     directory = tmp_path_factory.mktemp("run")
     (directory / "search.yaml").write_text(yaml.safe_dump(config))
     command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "search.yaml")]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | START
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--address", "local"], cwd=root, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 180

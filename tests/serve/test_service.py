@@ -30,8 +30,8 @@ def test_hits_are_the_best_of_an_exact_search(ask: Ask, encoder: Encoder, rows: 
     status, headers, found = ask("POST", "/v1/search", {"query": QUERY, "modality": "image", "limit": 5})
     assert status == 200
     assert found["bundle_id"] == encoder.id
-    assert set(found["timings_ms"]) == {"understand", "retrieve"}
-    assert len(headers["x-request-id"]) == 32
+    assert set(found["timings_ms"]) == {"understand", "resolve", "retrieve"}
+    assert len(headers["x-request-id"]) > 16
     pictures = encoder.embed_images([row["image"] for row in rows])
     scores = pictures @ encoder.encode_queries([QUERY])[0][0]
     best = np.argsort(-scores)[:5]
@@ -69,7 +69,7 @@ def test_more_like_this_and_not_like_that(ask: Ask, rows: list[dict[str, Any]]) 
     assert by_picture["hits"][0]["id"] == rows[3]["id"]
     assert by_picture["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
     _, _, by_id = ask("POST", "/v1/search", {"parts": [{"id": rows[3]["id"]}]})
-    assert by_id["hits"][0]["id"] == rows[3]["id"]
+    assert rows[3]["id"] not in [hit["id"] for hit in by_id["hits"]]
     both = [{"text": "a red cat"}, {"id": rows[3]["id"], "weight": -2}]
     _, _, against = ask("POST", "/v1/search", {"parts": both, "limit": 20})
     assert rows[3]["id"] not in [hit["id"] for hit in against["hits"]]

@@ -22,6 +22,14 @@ class IndexUnavailable(ConnectionError):
     """Milvus cannot be reached, or did not answer within the deadline. Trying again later may help."""
 
 
+class IndexTimeout(IndexUnavailable):
+    """Milvus took the call and did not answer within the deadline."""
+
+
+class NoCollection(ValueError):
+    """There is no collection or alias of this name."""
+
+
 class IndexRefused(OSError):
     """Milvus answered, and would not do it: a full disk, a server too old, a name that is taken."""
 
@@ -38,6 +46,8 @@ class mapped:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, grpc.RpcError):
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise IndexTimeout("Milvus did not answer in time") from error
             raise IndexUnavailable(f"Milvus does not answer ({error.code().name})") from error
         if not isinstance(error, MilvusException):
             return
@@ -47,7 +57,7 @@ class mapped:
         if error.code == _NO_CONNECTION:
             raise IndexUnavailable(f"Milvus does not answer ({message})") from error
         if error.code == _NOT_FOUND:
-            raise ValueError(f"no such collection or alias in Milvus ({message})") from error
+            raise NoCollection(f"no such collection or alias in Milvus ({message})") from error
         raise IndexRefused(f"Milvus refuses ({message})") from error
 
 

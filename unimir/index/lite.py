@@ -34,7 +34,7 @@ def embedded(directory: Path) -> Iterator[str]:
     deadline = time.monotonic() + START_S
     with (directory / "owner.lock").open("a") as lock:
         while not _locked(lock.fileno()):
-            uri = _found(directory)
+            uri = find(directory)
             if uri is not None:
                 yield uri
                 return
@@ -56,7 +56,7 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _found(directory: Path) -> str | None:
+def find(directory: Path) -> str | None:
     """The URI that the owner wrote, if its server listens."""
     try:
         port = json.loads((directory / "endpoint.json").read_text(encoding="utf-8"))["port"]

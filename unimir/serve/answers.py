@@ -6,17 +6,19 @@ Knows no route and no model.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from unimir.index.entities import Modality
+from unimir.index.entities import FILTERABLE, Modality
 from unimir.index.filters import MISSING
 from unimir.index.requests import Hit
 from unimir.serve.constraints import Constraint
-from unimir.serve.gateway import Answer, Meaning
+from unimir.serve.gateway import Answer, Gateway, Meaning
+from unimir.values import time_words
 
 
 class SlotOut(BaseModel):
@@ -132,6 +134,73 @@ class SearchOut(BaseModel):
             collection=collection,
             timings_ms=answer.timings_ms,
         )
+
+
+class EmbeddingOut(BaseModel):
+    """A vector, as numbers or as base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class UsageOut(BaseModel):
+    """Here for clients that expect it; nothing is charged by tokens."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingsOut(BaseModel):
+    """As OpenAI's clients expect it."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[EmbeddingOut]
+    usage: UsageOut = UsageOut()
+
+    @classmethod
+    def of(cls, coded: Sequence[list[float] | str], model: str) -> EmbeddingsOut:
+        """As JSON has it."""
+        return cls(model=model, data=[EmbeddingOut(index=at, embedding=one) for at, one in enumerate(coded)])
+
+
+class InfoOut(BaseModel):
+    """What is served, and what may be asked."""
+
+    bundle_id: str
+    collection: str
+    backend: str
+    dimensions: list[int]
+    slots: dict[str, str] = Field(description="slots that filter, and the field that each speaks of")
+    languages: list[str] = Field(description="whose times are understood")
+    fields: list[str] = Field(description="what can be filtered by")
+    limits: dict[str, float | None]
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> InfoOut:
+        """As JSON has it."""
+        settings, served = gateway.settings, gateway.served
+        return cls(
+            bundle_id=served.bundle_id,
+            collection=served.collection,
+            backend=settings.backend,
+            dimensions=list(served.dimensions),
+            slots={label: rule.field for label, rule in settings.slots.items()},
+            languages=list(time_words.languages()),
+            fields=[f"{name}.NAME" if kind == "texts" else name for name, kind in FILTERABLE.items()],
+            limits=dataclasses.asdict(settings.limits),
+        )
+
+
+class ProblemOut(BaseModel):
+    """An error (RFC 9457); `code` is stable."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
 
 
 def _known(value: float, missing: float) -> float | None:

@@ -1,39 +1,40 @@
-"""The HTTP side of searches, embeddings and items: routes, keys and deadlines.
+"""The routes of the service: requests to typed values, a call of the gateway, answers to JSON.
 
-Knows what a request may cost, not what a search means.
+Knows what one request may ask for; keys, quotas and deadlines are the door's, the meaning of a search the gateway's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from unimir.serve.answers import ParseOut, SearchOut
-from unimir.serve.gateway import Gateway, Query
-from unimir.serve.keys import Keys
+from unimir.serve.answers import EmbeddingsOut, InfoOut, ParseOut, ProblemOut, SearchOut
+from unimir.serve.feedback import Feedback
+from unimir.serve.gateway import Answer, Gateway, Query
 from unimir.serve.parts import Vector
 from unimir.serve.problems import Problem, answer_errors
-from unimir.serve.wire import (
-    EmbeddingsIn,
-    IdsIn,
-    ItemsIn,
-    ParseIn,
-    SearchIn,
-    picture_of,
-)
+from unimir.serve.watch import watch
+from unimir.serve.wire import EmbeddingsIn, FeedbackIn, IdsIn, ItemsIn, ParseIn, SearchIn, picture_of
+from unimir.values import time_words
 
-T = TypeVar("T")
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_PAGE = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
 
 
-def make_app(gateway: Gateway, keys: Keys) -> FastAPI:
-    """The ASGI application over a gateway."""
-    app = FastAPI(title="unimir", version="1", max_body_size=gateway.settings.limits.body_bytes)
-    app.state.gateway, app.state.keys = gateway, keys
+def make_app(gateway: Gateway, lifespan: Any = None) -> FastAPI:
+    """The ASGI application over a gateway; what is around it, is the door's."""
+    app = FastAPI(title="unimir", version="1", lifespan=lifespan, description="Search over pictures and texts.")
+    app.state.gateway, app.state.feedback = gateway, Feedback(gateway.settings.feedback)
     app.include_router(router)
     answer_errors(app)
     return app
@@ -45,21 +46,20 @@ def _gateway_of(request: Request) -> Gateway:
 
 
 def _tenant_of(request: Request) -> str:
-    keys: Keys = request.app.state.keys
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    found = keys.tenant_of(bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key"))
-    if found is None:
-        raise Problem(401, "unauthorized", "no valid API key; send Authorization: Bearer KEY or X-API-Key: KEY")
-    return found
+    tenant: str = request.state.tenant
+    return tenant
 
 
-router = APIRouter()
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemOut, "description": "a problem, with its code"} for status in ("4XX", "5XX")
+}
+router = APIRouter(responses=_ERRORS)
 Serving = Annotated[Gateway, Depends(_gateway_of)]
 Tenant = Annotated[str, Depends(_tenant_of)]
 
 
 @router.post("/v1/search")
-async def search(body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
+async def search(request: Request, body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
     """Pictures and texts that a query, or several things together, ask for."""
     limits = gateway.settings.limits
     _at_most("limit", body.limit, limits.hits)
@@ -83,7 +83,8 @@ async def search(body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
         explain=body.explain,
         previews=body.previews,
     )
-    answer = await _in_time(gateway, gateway.search(query))
+    answer = await gateway.search(query)
+    _note(request, body, answer, gateway.settings.log_queries)
     return SearchOut.of(answer, gateway.served.bundle_id, gateway.served.collection)
 
 
@@ -92,30 +93,26 @@ async def parse(body: ParseIn, gateway: Serving, tenant: Tenant) -> ParseOut:
     """Intent and slots of a query, and the filters they mean."""
     _check_text(body.query, gateway.settings.limits.text_chars)
     now = body.moment(gateway.settings.timezone)
-    return ParseOut.of(await _in_time(gateway, gateway.parse(body.query, tenant, now, body.lang)))
+    return ParseOut.of(await gateway.parse(body.query, tenant, now, body.lang))
 
 
 @router.post("/v1/embeddings")
-async def embeddings(body: EmbeddingsIn, gateway: Serving, tenant: Tenant) -> dict[str, Any]:
+async def embeddings(body: EmbeddingsIn, gateway: Serving, tenant: Tenant) -> EmbeddingsOut:
     """Vectors of texts and pictures, as OpenAI's clients ask for them."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
     _at_most("input", len(inputs), gateway.settings.limits.batch)
     for one in inputs:
         _check_text(one if isinstance(one, str) else None, gateway.settings.limits.text_chars)
-    vectors = await _in_time(gateway, _embedded(gateway, inputs, body.dimensions))
-    data = [
-        {"object": "embedding", "index": at, "embedding": _encoded(vector_D, body.encoding_format)}
-        for at, vector_D in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": 0, "total_tokens": 0}
-    return {"object": "list", "model": gateway.served.bundle_id, "data": data, "usage": usage}
+    vectors = await _embedded(gateway, inputs, body.dimensions)
+    coded = [_encoded(vector_D, body.encoding_format) for vector_D in vectors]
+    return EmbeddingsOut.of(coded, gateway.served.bundle_id)
 
 
 @router.put("/v1/items")
 async def put_items(body: ItemsIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
     """Adds items, or replaces those of equal id."""
     _at_most("items", len(body.items), gateway.settings.limits.batch)
-    await _in_time(gateway, gateway.put([item.typed() for item in body.items], tenant))
+    await gateway.put([item.typed() for item in body.items], tenant)
     return {"stored": len(body.items)}
 
 
@@ -123,14 +120,24 @@ async def put_items(body: ItemsIn, gateway: Serving, tenant: Tenant) -> dict[str
 async def delete_items(body: IdsIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
     """Deletes items by id; unknown ids are no error."""
     _at_most("ids", len(body.ids), gateway.settings.limits.batch)
-    await _in_time(gateway, gateway.remove(body.ids, tenant))
+    await gateway.remove(body.ids, tenant)
     return {"deleted": len(body.ids)}
 
 
+@router.post("/v1/feedback", status_code=202)
+async def feedback(request: Request, body: FeedbackIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
+    """Keeps judgements of how well items answer a query, for the next training round."""
+    _at_most("judgements", len(body.judgements), gateway.settings.limits.hits)
+    _check_text(body.query, gateway.settings.limits.text_chars)
+    taken: Feedback = request.app.state.feedback
+    await taken.keep(tenant, gateway.served.bundle_id, body.query, [(one.id, one.relevance) for one in body.judgements])
+    return {"kept": len(body.judgements)}
+
+
 @router.get("/v1/info")
-async def info(gateway: Serving, tenant: Tenant) -> dict[str, str]:
-    """What is served."""
-    return {"bundle_id": gateway.served.bundle_id, "collection": gateway.served.collection}
+async def info(gateway: Serving, tenant: Tenant) -> InfoOut:
+    """What is served, and what may be asked."""
+    return InfoOut.of(gateway)
 
 
 @router.get("/healthz")
@@ -139,20 +146,49 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _in_time(gateway: Gateway, work: Awaitable[T]) -> T:
-    limit_s = gateway.settings.limits.deadline_s
-    try:
-        return await asyncio.wait_for(work, limit_s)
-    except TimeoutError:
-        raise Problem(504, "deadline_exceeded", f"no answer within {limit_s} s", 1.0) from None
+@router.get("/readyz")
+async def readyz(gateway: Serving) -> dict[str, str]:
+    """Whether searches can be answered now: model and index are asked."""
+    await gateway.check()
+    return {"status": "ready"}
+
+
+@router.get("/", include_in_schema=False)
+@router.get("/web/{name}", include_in_schema=False)
+async def page(name: str = "index.html") -> Response:
+    """The search page."""
+    file = files("unimir.serve") / "web" / name
+    kind = _TYPES.get(name.rpartition(".")[2])
+    if kind is None or "/" in name or not file.is_file():
+        raise Problem(404, "not_found", "no such file")
+    return Response(file.read_bytes(), media_type=kind, headers=_PAGE)
+
+
+def _note(request: Request, body: SearchIn, answer: Answer, with_words: bool) -> None:
+    """The search, for metrics and the log."""
+    intent = answer.meanings[0].parse.intent if len(answer.meanings) == 1 else "none"
+    modality = answer.modality or "any"
+    lang = body.lang if body.lang in time_words.languages() else "und"
+    watch().search(
+        lang=lang,
+        intent=intent,
+        modality=modality,
+        relaxed=bool(answer.relaxed),
+        hits=len(answer.hits),
+        timings_ms=answer.timings_ms,
+    )
+    noted: dict[str, Any] = {"intent": intent, "modality": modality, "hits": len(answer.hits), **answer.timings_ms}
+    if with_words:
+        noted["query"] = body.query
+    request.state.log = noted
 
 
 async def _embedded(gateway: Gateway, inputs: Sequence[Any], dimensions: int | None) -> list[Vector]:
     texts = [one for one in inputs if isinstance(one, str)]
     pictures = [picture_of(one["image"]) for one in inputs if not isinstance(one, str)]
-    if pictures and dimensions is not None:
-        raise ValueError("dimensions is for texts")
-    text_ND, picture_ND = await asyncio.gather(gateway.texts.embed(texts, dimensions), gateway.pictures(pictures))
+    text_ND, picture_ND = await asyncio.gather(
+        gateway.texts.embed(texts, dimensions), gateway.pictures(pictures, dimensions)
+    )
     said, shown = iter(text_ND), iter(picture_ND)
     return [next(said if isinstance(one, str) else shown) for one in inputs]
 

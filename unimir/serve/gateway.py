@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unimir.data.items import Item
+from unimir.index.connection import IndexUnavailable
 from unimir.index.entities import MODALITIES, Modality, Row, key_of, problems, rows_of, salt_of, with_preview
-from unimir.index.filters import AllOf, Equals, Filter
+from unimir.index.filters import AllOf, Equals, Filter, Not, OneOf
 from unimir.index.requests import Hit
 from unimir.infer import Understood
-from unimir.schema import Parse
+from unimir.schema import Parse, Slot
 from unimir.serve.constraints import Constraint, constraints_of, fields_of, names_said
 from unimir.serve.parts import Index, Pictures, Served, Texts, Vector
 from unimir.serve.settings import Settings
 
 SHOWN = ("id", "modality", "lang", "title", "text", "place", "captured_at", "price", "tags", "extra")
 """Columns of a hit."""
+_CANARY = "a photo of two cats from last month"
+_DRIFT = 1e-3  # batches of other sizes differ by rounding, and int8 by what else is in them
 
 
 class NotFound(LookupError):
@@ -91,6 +97,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, served: Served, texts: Texts, pictures: Pictures, index: Index) -> None:
         self.settings, self.served = settings, served
+        self._canary_D: Vector | None = None
         self.texts, self._pictures, self._index = texts, pictures, index
 
     async def search(self, query: Query) -> Answer:
@@ -123,9 +130,33 @@ class Gateway:
         found = await self._index.named(tenant, said) if said else {}
         return Meaning(parse, constraints_of(parse, rules, found, now=now, lang=lang))
 
-    async def pictures(self, encoded: Sequence[bytes]) -> Sequence[Vector]:
+    async def pictures(self, encoded: Sequence[bytes], dimensions: int | None = None) -> Sequence[Vector]:
         """The unit vectors of encoded pictures."""
-        return await asyncio.gather(*(self._pictures.embed(picture) for picture in encoded))
+        return await asyncio.gather(*(self._pictures.embed(picture, dimensions) for picture in encoded))
+
+    async def check(self) -> None:
+        """Raises what keeps a search from being answered now."""
+        await self.check_model()
+        await self._index.check()
+
+    async def check_model(self) -> None:
+        """RuntimeError if the text tower's answer to a canary is no unit vector, or not the one it gave first."""
+        found = await self.texts.understand(_CANARY)
+        if self._canary_D is None:
+            self._canary_D = found.fused_D
+        if not np.allclose(found.fused_D, self._canary_D, atol=_DRIFT):
+            raise RuntimeError("the text tower does not answer as it did")
+
+    async def warm(self) -> None:
+        """Does once what the first request would wait for: models, words of times and amounts, the index."""
+        await self.check_model()
+        await self.pictures([_white()])
+        now = datetime.now(UTC)
+        said = [Slot(start=0, end=1, label=label, text="1", score=1.0) for label in self.settings.slots]
+        parse = Parse(text="1", label_set="", intent="", intent_score=0.0, slots=tuple(said))
+        await asyncio.to_thread(constraints_of, parse, self.settings.slots, {}, now=now, lang=None)
+        with contextlib.suppress(IndexUnavailable):  # it may come up later; /readyz says when
+            await self.search(Query(parts=[Part(text=_CANARY)], tenant="", limit=1, now=now))
 
     async def put(self, items: Sequence[Item], tenant: str) -> None:
         """Embeds and stores items, whole or not at all: a row that an item no longer has goes."""
@@ -178,6 +209,8 @@ class Gateway:
     async def _retrieve(self, query: Query, vector_D: Vector, answer: Answer) -> None:
         """Searches; while nothing is found, the inferred filter that is least certain is given up."""
         own = [*query.filters, *([Equals("modality", query.modality)] if query.modality else [])]
+        like = [part.item for part in query.parts if part.item is not None]
+        own += [Not(OneOf("id", like))] if like else []  # more like this: not this itself
         words = " ".join(part.text for part in query.parts if part.text and part.weight > 0)
         options: dict[str, Any] = {"words": [words]} if query.keywords and words else {}
         options |= {"tenant": query.tenant, "fields": SHOWN, "by_item": True}
@@ -223,7 +256,7 @@ class Gateway:
         if part.text is not None:
             return await self.texts.understand(part.text)
         if part.picture is not None:
-            return await self._pictures.embed(part.picture)
+            return await self._pictures.embed(part.picture, None)
         assert part.item is not None
         keys = [key_of(query.tenant, part.item, modality) for modality in MODALITIES]
         stored = await self._index.get(keys, ["vector"])
@@ -245,6 +278,13 @@ def _weighted(query: Query, parts: Sequence[Understood | Vector], *, fused: bool
         raise ValueError("the weighted parts of the query cancel out")
     unit_D: Vector = (sum_D / length).astype(np.float32)
     return unit_D
+
+
+def _white() -> bytes:
+    """The smallest picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -26,7 +26,8 @@ class Gather(Generic[Item, Result]):
     """An async function of one item, made of one of many. Lives in one event loop, where it is first called.
 
     While one lot is being worked on, the next gathers by itself; `wait_s` only makes an idle worker wait for company. A
-    lot ends before `budget`, by the items' weights. Items whose caller has gone are not worked on.
+    lot ends before `budget`, by the items' weights. Items whose caller has gone are not worked on. `seen` is told of
+    every lot: its name, items and weight, and how many wait after it.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Gather(Generic[Item, Result]):
         budget: int,
         wait_s: float = 0.0,
         most_waiting: int,
+        seen: Callable[[str, int, int, int], None] = lambda name, items, weight, waiting: None,
     ) -> None:
+        self._seen = seen
         self._work, self._name, self._weigh = work, name, weigh
         self._budget, self._wait_s, self._most = budget, wait_s, most_waiting
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -88,6 +91,9 @@ class Gather(Generic[Item, Result]):
                 continue
             weight += self._weigh(item)
             if lot and weight > self._budget:
+                weight -= self._weigh(item)
                 break
             lot.append(self._waiting.popleft())
+        if lot:
+            self._seen(self._name, len(lot), weight, len(self._waiting))
         return lot

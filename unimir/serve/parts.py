@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from unimir import artifacts
+from unimir.bundle import read_model_config
 from unimir.index.async_store import AsyncStore
-from unimir.index.entities import Row
-from unimir.index.lite import embedded
+from unimir.index.connection import IndexTimeout, IndexUnavailable, NoCollection
+from unimir.index.entities import KEY_BYTES, Row
+from unimir.index.lite import embedded, find
 from unimir.index.requests import Hit, SearchOptions
 from unimir.index.store import Store
 from unimir.index.versions import versions
@@ -30,10 +33,13 @@ from unimir.infer import CPU_TOKENS, GPU_TOKENS, Encoded, Encoder, Understood
 from unimir.serve.gather import Gather
 from unimir.serve.settings import Settings
 from unimir.serve.vocabulary import Vocabulary
+from unimir.serve.watch import watch
 
+T = TypeVar("T")
 Vector = NDArray[np.float32]
 _PICTURES = 32  # of one forward pass
 _SEARCHES = 64  # of one call to the index
+_SILENT_S = 1.0  # how long an index that let a deadline pass is left alone
 
 
 class Texts(Protocol):
@@ -49,7 +55,7 @@ class Texts(Protocol):
 class Pictures(Protocol):
     """What the Gateway asks of the image tower."""
 
-    async def embed(self, picture: bytes) -> Vector:
+    async def embed(self, picture: bytes, dimensions: int | None) -> Vector:
         """The unit vector of an encoded picture. ValueError says why it cannot be read."""
 
 
@@ -68,8 +74,15 @@ class Index(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """Deletes rows by key."""
 
+    async def check(self) -> None:
+        """Raises what keeps a search from being answered now."""
+
     async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
         """Of fields and words those that name a value of the tenant's rows, with the value and how sure it is."""
+
+
+class Mismatch(RuntimeError):
+    """The collection that is served is not there any more, or holds vectors of another bundle."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class Served:
     bundle: Path
     bundle_id: str
     collection: str
+    dimensions: tuple[int, ...]  # that vectors may be asked in
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,6 +115,7 @@ class TextEncoder:
             budget=CPU_TOKENS if settings.device == "cpu" else GPU_TOKENS,
             wait_s=settings.gather_s,
             most_waiting=settings.limits.waiting,
+            seen=watch().lot,
         )
 
     async def understand(self, text: str) -> Understood:
@@ -131,12 +146,15 @@ class ImageEncoder:
             budget=_PICTURES,
             wait_s=settings.gather_s,
             most_waiting=settings.limits.waiting,
+            seen=watch().lot,
         )
 
-    async def embed(self, picture: bytes) -> Vector:
+    async def embed(self, picture: bytes, dimensions: int | None) -> Vector:
         """As in Pictures."""
         loop = asyncio.get_running_loop()
-        return await self._embed(await loop.run_in_executor(self._decoders, self._encoder.pixels, picture))
+        vector_D = await self._embed(await loop.run_in_executor(self._decoders, self._encoder.pixels, picture))
+        prefix_D: Vector = self._encoder.prefix(vector_D[None], dimensions)[0]
+        return prefix_D
 
     async def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> Sequence[Vector | Exception]:
         call = functools.partial(self._encoder.embed_pixels, np.stack(pixels))
@@ -151,21 +169,17 @@ class Retriever:
 
     def __init__(self, settings: Settings, served: Served) -> None:
         self._settings, self._collection = settings, served.collection
-        self._open = contextlib.ExitStack()
-        self._uri = self._open.enter_context(index_of(settings))
         self._vocabulary = Vocabulary(self._values, settings.slots.values(), settings.vocabulary_s)
+        self._store: AsyncStore | None = None
+        self._silent_until = 0.0
         self._search: Gather[tuple[Vector, SearchOptions], list[Hit]] = Gather(
             self._run,
             name="index",
             budget=_SEARCHES,
             wait_s=settings.gather_s,
             most_waiting=settings.limits.waiting,
+            seen=watch().lot,
         )
-
-    @functools.cached_property
-    def _store(self) -> AsyncStore:
-        """Made by the first call: a client belongs to the loop that it was made in."""
-        return AsyncStore(self._uri, deadline_s=self._settings.limits.deadline_s)
 
     async def search(self, vector_D: Vector, **options: Unpack[SearchOptions]) -> list[Hit]:
         """As in Index."""
@@ -173,11 +187,11 @@ class Retriever:
 
     async def get(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
         """As in Index."""
-        return await self._store.get(self._collection, keys, fields)
+        return await self._ask(lambda store: store.get(self._collection, keys, fields))
 
     async def upsert(self, rows: Sequence[Row], vectors_ND: Vector) -> None:
         """As in Index."""
-        await self._store.upsert(self._collection, rows, vectors_ND)
+        await self._ask(lambda store: store.upsert(self._collection, rows, vectors_ND))
         for row in rows:
             held = {field: row[field] for field in self._vocabulary.fields}
             new = {field: {value} if isinstance(value, str) else set(value) for field, value in held.items()}
@@ -185,7 +199,11 @@ class Retriever:
 
     async def delete(self, keys: Sequence[str]) -> None:
         """As in Index."""
-        await self._store.delete(self._collection, keys)
+        await self._ask(lambda store: store.delete(self._collection, keys))
+
+    async def check(self) -> None:
+        """As in Index."""
+        await self._ask(lambda store: store.get(self._collection, ["0" * KEY_BYTES], ["id"]))
 
     async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
         """As in Index."""
@@ -193,7 +211,33 @@ class Retriever:
         return {one: value for one, value in zip(said, found, strict=True) if value is not None}
 
     async def _values(self, tenant: str) -> dict[str, set[str]]:
-        return await self._store.values(self._collection, tenant, self._vocabulary.fields)
+        return await self._ask(lambda store: store.values(self._collection, tenant, self._vocabulary.fields))
+
+    async def _ask(self, call: Callable[[AsyncStore], Awaitable[T]]) -> T:
+        """The call on a connection that is there. After a time-out nobody waits for Milvus again for a moment.
+
+        Mismatch if the collection has gone.
+        """
+        if time.monotonic() < self._silent_until:
+            raise IndexUnavailable("Milvus did not answer a moment ago")
+        try:
+            return await call(await self._connected())
+        except IndexTimeout:
+            self._silent_until = time.monotonic() + _SILENT_S
+            raise
+        except IndexUnavailable:
+            self._store = None  # it may come back at another address
+            raise
+        except NoCollection as error:
+            raise Mismatch(f"collection {self._collection}, which this service was started with, is gone") from error
+
+    async def _connected(self) -> AsyncStore:
+        if self._store is None:
+            uri = self._settings.milvus or find(Path(self._settings.data))
+            if uri is None:
+                raise IndexUnavailable("the embedded Milvus is not up")
+            self._store = AsyncStore(uri, deadline_s=self._settings.limits.index_deadline_s)
+        return self._store
 
     async def _run(self, asked: Sequence[tuple[Vector, SearchOptions]]) -> Sequence[list[Hit] | Exception]:
         groups: dict[str, list[int]] = {}
@@ -214,7 +258,8 @@ class Retriever:
         options: Any = dict(asked[group[0]][1])
         if "words" in options:
             options["words"] = [word for at in group for word in asked[at][1]["words"]]
-        return await self._store.search(self._collection, np.stack([asked[at][0] for at in group]), **options)
+        queries_QD = np.stack([asked[at][0] for at in group])
+        return await self._ask(lambda store: store.search(self._collection, queries_QD, **options))
 
 
 def index_of(settings: Settings) -> contextlib.AbstractContextManager[str]:
@@ -239,4 +284,6 @@ def find_served(settings: Settings) -> Served:
     if known[shown] not in ids:
         there = ", ".join(sorted(ids)) or "none"
         raise ValueError(f"collection {shown} holds vectors of bundle {known[shown]}; at {root}: {there}")
-    return Served(ids[known[shown]].absolute(), known[shown], shown)
+    bundle = ids[known[shown]].absolute()
+    config = read_model_config(bundle)
+    return Served(bundle, known[shown], shown, (*config.prefixes, config.dim))

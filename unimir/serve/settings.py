@@ -32,12 +32,16 @@ class Limits:
     parts: int = 8  # texts, pictures and items of one composed query
     batch: int = 32  # inputs of one embedding request, items of one upsert
     hits: int = 100
+    in_flight: int = 64  # requests of a replica that are answered at a time before more are turned away
     waiting: int = 128  # calls that may wait for a tower or the index before more are turned away
+    tenant_requests_per_s: float | None = None  # of one tenant at one replica
     deadline_s: float = 5.0
+    index_deadline_s: float = 2.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            _require(getattr(self, name) > 0, f"limits.{name} is {getattr(self, name)}; must be positive")
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"limits.{name} is {value}; must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -186,6 +186,20 @@ class ItemsIn(Wire):
     items: list[ItemIn] = Field(min_length=1)
 
 
+class JudgementIn(Wire):
+    """How well an item answers a query: 0 not at all, 3 exactly."""
+
+    id: str = Field(min_length=1)
+    relevance: int = Field(ge=0, le=3)
+
+
+class FeedbackIn(Wire):
+    """Judgements of a query's items."""
+
+    query: str = Field(min_length=1)
+    judgements: list[JudgementIn] = Field(min_length=1)
+
+
 class IdsIn(Wire):
     """Items to delete."""
 
