@@ -94,3 +94,15 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
         found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
         raise ValueError(f"{directory}: an artifact of kind {found!r}, expected {kind!r}")
     return manifest
+
+
+def found(root: Path, kind: str) -> dict[str, Path]:
+    """Finished artifacts of this kind by their ids: `root` itself, or those directly below it."""
+    directories = [root] if exists(root) else sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+    listed: dict[str, Path] = {}
+    for directory in directories:
+        try:
+            listed[read_manifest(directory, kind)["id"]] = directory
+        except ValueError:  # of another kind: an export lies beside its bundle
+            continue
+    return listed

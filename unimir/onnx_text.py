@@ -75,7 +75,7 @@ def open_exported(directory: Path, bundle: Bundle, precision: str) -> OnnxText:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
     if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
-        raise ValueError("backend onnx needs the packages of the extra 'onnx': pip install 'unimir[onnx]'")
+        raise ValueError("backend onnx needs the packages onnx, onnxruntime and onnxscript")
     target = directory.parent / f"{directory.name}.onnx"
     if not _is_of(target, bundle.id):
         unfinished = artifacts.start(target.with_name(f".{target.name}.{os.getpid()}"))

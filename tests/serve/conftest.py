@@ -1,5 +1,6 @@
-"""One real application for the session: Ray Serve over a collection of the sample, asked over HTTP."""
+"""One real application for the session: Ray Serve over a collection of the sample, with keys, asked over HTTP."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -21,8 +22,11 @@ from unimir.index.lite import embedded
 
 START = {f"RAY_SERVE_{name}": "1" for name in ("ENABLE_HA_PROXY", "THROUGHPUT_OPTIMIZED", "USE_GRPC_BY_DEFAULT")}
 """What README's start line sets."""
+ROOT = Path(__file__).parents[2]
 PORT = 8123
 ITEMS = 120
+KEYS = {"shop": "key of the shop", "x' or id != '' or id == 'x": "key of the other"}
+TENANT, OTHER = KEYS
 Ask = Callable[..., tuple[int, dict[str, str], Any]]
 
 
@@ -32,47 +36,80 @@ def collection(ray_cluster: None, tiny_bundle: Path, tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("serve")
     catalog = catalog_of("sample", out, root=None, items=ITEMS, seed=0)
     with embedded(out / "milvus") as uri:
-        embed(Embedding(catalog=catalog, bundle=tiny_bundle, uri=uri, out=out), Actors(least=1, most=1))
+        job = Embedding(catalog=catalog, bundle=tiny_bundle, uri=uri, out=out, tenant=TENANT)
+        embed(job, Actors(least=1, most=1))
     yield out
 
 
 @pytest.fixture(scope="session")
 def service(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The application as `serve run` starts it."""
-    root = Path(__file__).parents[2]
-    config = yaml.safe_load((root / "serve_configs" / "search.yaml").read_text())
-    config["http_options"]["port"] = PORT
-    config["applications"][0]["args"] |= {"bundle": str(tiny_bundle.parent), "data": str(collection / "milvus")}
     directory = tmp_path_factory.mktemp("run")
+    lines = (f"{hashlib.sha256(key.encode()).hexdigest()} {tenant}" for tenant, key in KEYS.items())
+    (directory / "keys").write_text("\n".join(lines))
+    config = yaml.safe_load((ROOT / "serve_configs" / "search.yaml").read_text())
+    config["http_options"]["port"] = PORT
+    args = config["applications"][0]["args"]
+    args |= {"bundle": str(tiny_bundle.parent), "data": str(collection / "milvus"), "backend": "torch"}
+    args |= {"keys": str(directory / "keys"), "feedback": str(collection / "feedback"), "log_queries": True}
+    args["limits"] = {"body_bytes": 2_000_000}
+    # So little training leaves slots and intents to chance: every intent is about pictures here.
+    intents = ["find_picture", "find_text", "find_offer", "show_recent", "count_items", "greeting", "help"]
+    args["modality_of_intent"] = dict.fromkeys([*intents, "out_of_scope"], "image")
     (directory / "search.yaml").write_text(yaml.safe_dump(config))
-    command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "search.yaml")]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | START
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--address", "local"], cwd=root, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 180
-    while True:
+    with running(directory / "search.yaml", directory / "log", PORT) as url:
+        yield url
+
+
+class running:
+    """`serve run` on a config, up once it is alive."""
+
+    def __init__(self, config: Path, log: Path, port: int) -> None:
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(config), "--address", "local"]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | START
+        self._url, self._log = f"http://127.0.0.1:{port}", log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    def __enter__(self) -> str:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"{self._url}/healthz", timeout=5)
+                return self._url
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    raise AssertionError(self._log.read_text(errors="replace")[-4000:]) from None
+                time.sleep(0.5)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5)
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()[-4000:]
-            time.sleep(0.5)
-    yield f"http://127.0.0.1:{PORT}"
-    process.terminate()
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 @pytest.fixture(scope="session")
 def ask(service: str) -> Ask:
-    """Sends a request; returns status, headers and JSON."""
+    """Sends a request as a tenant (None: without a key); returns status, headers and JSON."""
 
-    def send(method: str, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, dict[str, str], Any]:
+    def send(
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        tenant: str | None = TENANT,
+        **headers: str,
+    ) -> tuple[int, dict[str, str], Any]:
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(service + path, data, {"content-type": "application/json"}, method=method)
+        given = {"content-type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+        if tenant is not None:
+            given["authorization"] = f"Bearer {KEYS[tenant]}"
+        request = urllib.request.Request(service + path, data, given, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, dict(answer.headers), json.loads(answer.read())

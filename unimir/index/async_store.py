@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import AsyncMilvusClient
 
-from unimir.index.connection import NotLoaded, login, mapped, ranks_keywords, refuse_unsafe
+from unimir.index.connection import NotLoaded, is_lite, login, mapped, ranks_keywords, refuse_unsafe
 from unimir.index.entities import Row
 from unimir.index.requests import (
     MAX_WINDOW,
@@ -24,6 +24,7 @@ from unimir.index.requests import (
     entities,
     key_ranges,
     same_dim,
+    usual_index,
     within,
 )
 from unimir.index.store import DEADLINE_S, SLOW_S
@@ -36,7 +37,7 @@ class AsyncStore:
         self._uri = uri
         self._keywords: bool | None = None  # until the server has told its version
         self._deadline_s = deadline_s
-        self._index = index or IndexConfig()
+        self._index = index
         self._dims: dict[str, int] = {}
         with mapped():
             self._client = AsyncMilvusClient(uri, timeout=deadline_s, **login())
@@ -52,7 +53,9 @@ class AsyncStore:
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """As `Store.search`."""
-        request = SearchRequest(self._index, queries_QD, await self._ranks_keywords(), **options)
+        keywords = await self._ranks_keywords()
+        assert self._index is not None
+        request = SearchRequest(self._index, queries_QD, keywords, **options)
         if self._dims.get(collection) != queries_QD.shape[1]:
             self._dims[collection] = dim_of(await self._send("describe_collection", collection))
             same_dim(collection, self._dims[collection], queries_QD)
@@ -106,5 +109,6 @@ class AsyncStore:
             with mapped():
                 version = await self._client.get_server_version(timeout=self._deadline_s)
             refuse_unsafe(self._uri, version)
+            self._index = self._index or usual_index(lite=is_lite(version))
             self._keywords = ranks_keywords(version)
         return self._keywords

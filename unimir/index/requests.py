@@ -52,6 +52,11 @@ class IndexConfig:
         return {**_DEFAULTS[self.kind][1], **self.search}
 
 
+def usual_index(*, lite: bool) -> IndexConfig:
+    """What suits a backend. Milvus Lite's HNSW loses most hits of a selective filter, and is no faster at its sizes."""
+    return IndexConfig(kind="FLAT" if lite else "HNSW")
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A found row: cosine similarity, and its columns. In a search by words too, the order is not the scores'."""

@@ -28,6 +28,7 @@ from unimir.index.requests import (
     entities,
     key_ranges,
     same_dim,
+    usual_index,
     within,
 )
 
@@ -44,11 +45,12 @@ class Store:
 
     def __init__(self, uri: str, *, deadline_s: float = DEADLINE_S, index: IndexConfig | None = None) -> None:
         self._deadline_s = deadline_s
-        self._index = index or IndexConfig()
         self._dims: dict[str, int] = {}
         with mapped():
             self._client = MilvusClient(uri, timeout=deadline_s, **login())
         self._version = self._send("get_server_version")
+        self._asked_for = index
+        self._index = index or usual_index(lite=is_lite(self._version))
         refuse_unsafe(uri, self._version)
         self._keywords = ranks_keywords(self._version)
 
@@ -63,8 +65,8 @@ class Store:
             if self.dim(collection) != dim:
                 raise ValueError(f"collection {collection} has {self.dim(collection)} dimensions, not {dim}")
             kind = self._send("describe_index", collection, "vector")["index_type"]
-            if kind != self._index.kind:
-                raise ValueError(f"collection {collection} has an index of kind {kind}, not {self._index.kind}")
+            if self._asked_for is not None and kind != self._asked_for.kind:
+                raise ValueError(f"collection {collection} has an index of kind {kind}, not {self._asked_for.kind}")
         else:
             params = self._client.prepare_index_params()
             build = self._index.build_params

@@ -12,8 +12,9 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 
+from unimir.serve import examples
 from unimir.serve.answers import EmbeddingsOut, InfoOut, ParseOut, ProblemOut, SearchOut
 from unimir.serve.feedback import Feedback
 from unimir.serve.gateway import Answer, Gateway, Query
@@ -40,12 +41,12 @@ def make_app(gateway: Gateway, lifespan: Any = None) -> FastAPI:
     return app
 
 
-def _gateway_of(request: Request) -> Gateway:
+async def _gateway_of(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def _tenant_of(request: Request) -> str:
+async def _tenant_of(request: Request) -> str:
     tenant: str = request.state.tenant
     return tenant
 
@@ -56,10 +57,21 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(responses=_ERRORS)
 Serving = Annotated[Gateway, Depends(_gateway_of)]
 Tenant = Annotated[str, Depends(_tenant_of)]
+Search = Annotated[SearchIn, Body(openapi_examples=examples.SEARCH)]
+Parse = Annotated[ParseIn, Body(openapi_examples=examples.PARSE)]
+Inputs = Annotated[EmbeddingsIn, Body(openapi_examples=examples.EMBEDDINGS)]
+Items = Annotated[ItemsIn, Body(openapi_examples=examples.ITEMS)]
+Ids = Annotated[IdsIn, Body(openapi_examples=examples.IDS)]
+Judgements = Annotated[FeedbackIn, Body(openapi_examples=examples.FEEDBACK)]
 
 
 @router.post("/v1/search")
-async def search(request: Request, body: SearchIn, gateway: Serving, tenant: Tenant) -> SearchOut:
+async def search(
+    request: Request,
+    body: Search,
+    gateway: Serving,
+    tenant: Tenant,
+) -> SearchOut:
     """Pictures and texts that a query, or several things together, ask for."""
     limits = gateway.settings.limits
     _at_most("limit", body.limit, limits.hits)
@@ -89,7 +101,7 @@ async def search(request: Request, body: SearchIn, gateway: Serving, tenant: Ten
 
 
 @router.post("/v1/parse")
-async def parse(body: ParseIn, gateway: Serving, tenant: Tenant) -> ParseOut:
+async def parse(body: Parse, gateway: Serving, tenant: Tenant) -> ParseOut:
     """Intent and slots of a query, and the filters they mean."""
     _check_text(body.query, gateway.settings.limits.text_chars)
     now = body.moment(gateway.settings.timezone)
@@ -97,7 +109,7 @@ async def parse(body: ParseIn, gateway: Serving, tenant: Tenant) -> ParseOut:
 
 
 @router.post("/v1/embeddings")
-async def embeddings(body: EmbeddingsIn, gateway: Serving, tenant: Tenant) -> EmbeddingsOut:
+async def embeddings(body: Inputs, gateway: Serving, tenant: Tenant) -> EmbeddingsOut:
     """Vectors of texts and pictures, as OpenAI's clients ask for them."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
     _at_most("input", len(inputs), gateway.settings.limits.batch)
@@ -109,7 +121,7 @@ async def embeddings(body: EmbeddingsIn, gateway: Serving, tenant: Tenant) -> Em
 
 
 @router.put("/v1/items")
-async def put_items(body: ItemsIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
+async def put_items(body: Items, gateway: Serving, tenant: Tenant) -> dict[str, int]:
     """Adds items, or replaces those of equal id."""
     _at_most("items", len(body.items), gateway.settings.limits.batch)
     await gateway.put([item.typed() for item in body.items], tenant)
@@ -117,7 +129,7 @@ async def put_items(body: ItemsIn, gateway: Serving, tenant: Tenant) -> dict[str
 
 
 @router.delete("/v1/items")
-async def delete_items(body: IdsIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
+async def delete_items(body: Ids, gateway: Serving, tenant: Tenant) -> dict[str, int]:
     """Deletes items by id; unknown ids are no error."""
     _at_most("ids", len(body.ids), gateway.settings.limits.batch)
     await gateway.remove(body.ids, tenant)
@@ -125,7 +137,12 @@ async def delete_items(body: IdsIn, gateway: Serving, tenant: Tenant) -> dict[st
 
 
 @router.post("/v1/feedback", status_code=202)
-async def feedback(request: Request, body: FeedbackIn, gateway: Serving, tenant: Tenant) -> dict[str, int]:
+async def feedback(
+    request: Request,
+    body: Judgements,
+    gateway: Serving,
+    tenant: Tenant,
+) -> dict[str, int]:
     """Keeps judgements of how well items answer a query, for the next training round."""
     _at_most("judgements", len(body.judgements), gateway.settings.limits.hits)
     _check_text(body.query, gateway.settings.limits.text_chars)
@@ -185,7 +202,7 @@ def _note(request: Request, body: SearchIn, answer: Answer, with_words: bool) ->
 
 async def _embedded(gateway: Gateway, inputs: Sequence[Any], dimensions: int | None) -> list[Vector]:
     texts = [one for one in inputs if isinstance(one, str)]
-    pictures = [picture_of(one["image"]) for one in inputs if not isinstance(one, str)]
+    pictures = [picture_of(one.image) for one in inputs if not isinstance(one, str)]
     text_ND, picture_ND = await asyncio.gather(
         gateway.texts.embed(texts, dimensions), gateway.pictures(pictures, dimensions)
     )

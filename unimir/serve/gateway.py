@@ -213,10 +213,12 @@ class Gateway:
         own += [Not(OneOf("id", like))] if like else []  # more like this: not this itself
         words = " ".join(part.text for part in query.parts if part.text and part.weight > 0)
         options: dict[str, Any] = {"words": [words]} if query.keywords and words else {}
-        options |= {"tenant": query.tenant, "fields": SHOWN, "by_item": True}
+        options |= {"tenant": query.tenant, "fields": SHOWN}
         while True:
             wanted = [*own, *(one.wanted for one in answer.applied)]
             options["wanted"] = AllOf(wanted) if wanted else None
+            # Of one modality an item has one row: nothing to look for twice as many rows for.
+            options["by_item"] = not any(isinstance(one, Equals) and one.field == "modality" for one in wanted)
             answer.hits = await self._index.search(vector_D, limit=query.limit, offset=query.offset, **options)
             if answer.hits or not answer.applied:
                 break

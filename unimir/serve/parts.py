@@ -279,8 +279,7 @@ def find_served(settings: Settings) -> Served:
     if shown is None or shown not in known:
         raise ValueError(f"no collection {settings.collection!r} to search; jobs/embed_catalog.py makes it")
     root = Path(settings.bundle)
-    bundles = [root] if artifacts.exists(root) else sorted(path.parent for path in root.glob("*/manifest.json"))
-    ids = {artifacts.read_manifest(bundle, "bundle")["id"]: bundle for bundle in bundles}
+    ids = artifacts.found(root, "bundle")
     if known[shown] not in ids:
         there = ", ".join(sorted(ids)) or "none"
         raise ValueError(f"collection {shown} holds vectors of bundle {known[shown]}; at {root}: {there}")

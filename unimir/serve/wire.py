@@ -150,10 +150,16 @@ class ParseIn(SaidIn):
     query: str
 
 
+class ImageIn(Wire):
+    """A picture among texts."""
+
+    image: Base64
+
+
 class EmbeddingsIn(Wire):
     """As OpenAI's embeddings; beside texts also pictures, as {"image": base64}."""
 
-    input: str | list[str | dict[Literal["image"], Base64]]
+    input: str | list[str | ImageIn]
     model: str = ""
     dimensions: int | None = Field(default=None, ge=1)
     encoding_format: Literal["float", "base64"] = "float"
