@@ -10,6 +10,7 @@ import pytest
 from serve.conftest import ITEMS, Ask
 
 from unimir.infer import Encoder
+from unimir.serve.problems import CODES
 
 QUERY = "please help me find a photo of two red cats, thank you"
 
@@ -140,6 +141,7 @@ def test_mistakes_have_their_codes(ask: Ask, path: str, body: Any, status: int, 
     given = {"raw": body} if isinstance(body, bytes) else {"body": body}
     found, headers, problem = ask("POST", path, **given)
     assert (found, problem["code"], problem["status"]) == (status, code, status)
+    assert code in CODES
     assert headers["content-type"] == "application/problem+json"
 
 

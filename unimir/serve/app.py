@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from unimir.config import from_dict
@@ -21,8 +26,9 @@ from unimir.index.lite import embedded
 from unimir.serve.api import make_app
 from unimir.serve.door import Door
 from unimir.serve.gateway import Gateway
+from unimir.serve.gather import Overloaded
 from unimir.serve.keys import Keys
-from unimir.serve.parts import ImageEncoder, Retriever, Served, TextEncoder, find_served
+from unimir.serve.parts import ImageEncoder, PartUnavailable, Retriever, Served, TextEncoder, find_served
 from unimir.serve.settings import Settings
 from unimir.serve.watch import watch
 
@@ -32,40 +38,49 @@ PARTS: Mapping[str, Callable[[Settings, Served], Any]] = {
     "Retriever": Retriever,
 }
 
+_PAUSES_S = (0.0, 0.1, 0.3, 1.0)  # after each try
+
 
 def build(args: Mapping[str, Any]) -> Application:
     """The application of a serve config's `args`. ValueError if they, or what they name, do not fit together."""
     settings = from_dict(Settings, args, "args")
     Keys.from_file(settings.keys)
-    served = find_served(settings)
-    others: dict[str, Any] = {
-        name: serve.deployment(PARTS[name], name=name).bind(settings, served) for name in settings.apart
-    }
     if settings.milvus is None:
-        # Told the directory alone: another setting of the service does not make it start again.
-        others["Milvus"] = serve.deployment(Milvus, name="Milvus").bind(str(Path(settings.data).absolute()))
-    return serve.deployment(Ingress, name="Gateway").bind(settings, served, **others)
+        _own_milvus(Path(settings.data).absolute())
+    served = find_served(settings)
+    apart = {name: serve.deployment(PARTS[name], name=name).bind(settings, served) for name in settings.apart}
+    return serve.deployment(Ingress, name="Gateway").bind(settings, served, **apart)
 
 
 class Milvus:
-    """Owns the embedded Milvus, so that it outlives the replicas that use it. They find it by its directory."""
+    """Owns the embedded Milvus of a directory. Others find it by the directory."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: Path) -> None:
         self._open = contextlib.ExitStack()
-        self._open.enter_context(embedded(Path(directory)))
+        self._open.enter_context(embedded(directory))
 
-    def __del__(self) -> None:
-        self._open.close()
+    def ready(self) -> None:
+        """Returns once it is up."""
+
+
+def _own_milvus(directory: Path) -> None:
+    """Starts the embedded Milvus in an actor that outlives replicas and redeploys, and ends with the cluster.
+
+    A deployment would not do: Serve starts all of an application's anew when any argument of it changes.
+    """
+    name = f"milvus-{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
+    options = {"name": name, "namespace": "unimir", "lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
+    ray.get(ray.remote(Milvus).options(num_cpus=0, **options).remote(directory).ready.remote())
 
 
 @serve.ingress()
 class Ingress:
     """A replica of the Gateway: the ASGI application, over parts of its own or elsewhere."""
 
-    def __init__(self, settings: Settings, served: Served, **others: DeploymentHandle) -> None:
+    def __init__(self, settings: Settings, served: Served, **apart: DeploymentHandle) -> None:
         logging.getLogger("unimir").setLevel(logging.INFO)
-        own = {name: make(settings, served) for name, make in PARTS.items() if name not in others}
-        made = {**own, **{name: Remote(handle) for name, handle in others.items()}}
+        own = {name: make(settings, served) for name, make in PARTS.items() if name not in apart}
+        made = {**own, **{name: Remote(name, handle) for name, handle in apart.items()}}
         self._gateway = Gateway(settings, served, made["TextEncoder"], made["ImageEncoder"], made["Retriever"])
         self._keys = Keys.from_file(settings.keys)
 
@@ -85,13 +100,26 @@ class Ingress:
 
 
 class Remote:
-    """A part in a deployment of its own: the same async methods, a hop away."""
+    """A part in a deployment of its own: the same async methods, a hop away.
 
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
+    What a replica that died did not answer is asked of another: every method can be repeated. PartUnavailable if none
+    answers.
+    """
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __init__(self, name: str, handle: DeploymentHandle) -> None:
+        self._name, self._handle = name, handle
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await getattr(self._handle, name).remote(*args, **kwargs)
+            for pause_s in _PAUSES_S:
+                try:
+                    return await getattr(self._handle, method).remote(*args, **kwargs)
+                except RayTaskError as error:  # raised over there, and told with its traceback
+                    raise error.cause from None
+                except (RayActorError, DeploymentUnavailableError):
+                    await asyncio.sleep(pause_s)
+                except BackPressureError:
+                    raise Overloaded(self._name, 0, retry_after_s=1.0) from None
+            raise PartUnavailable(f"no replica of {self._name} answers")
 
         return call

@@ -25,6 +25,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 OPEN = re.compile(r"/|/healthz|/readyz|/web/[a-z.]+")
 """Paths that need no key: they hold nobody's data."""
 _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_SMALL = 16_384
 _DRAINED = 8  # of a body over the limit so many times the limit is read and thrown away, for the client to hear why
 
 
@@ -79,6 +80,8 @@ class Door:
         tenant = self._tenant(headers)
         scope["state"]["tenant"] = tenant
         if self._inside >= self._limits.in_flight:
+            if _length(headers) <= _SMALL:
+                await receive()  # what has arrived anyway: unread, it would cost the client its connection
             raise Problem(429, "overloaded", f"{self._inside} requests are being answered already", 1.0)
         self._charge(tenant)
         self._inside += 1
@@ -115,8 +118,7 @@ class Door:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body; of one over the limit nothing is kept."""
         most = self._limits.body_bytes
-        said = headers.get(b"content-length", b"0")
-        size = int(said) if said.isdigit() else 0
+        size = _length(headers)
         parts: list[bytes] = []
         read = 0
         while True:
@@ -158,3 +160,9 @@ class Door:
         finally:
             gone.cancel()
             work.cancel()
+
+
+def _length(headers: dict[bytes, bytes]) -> int:
+    """What a request says of its body's size."""
+    said = headers.get(b"content-length", b"0")
+    return int(said) if said.isdigit() else 0

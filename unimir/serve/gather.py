@@ -18,8 +18,11 @@ class Overloaded(RuntimeError):
     """So many items wait already that one more would wait too long; `retry_after_s` from now it may be otherwise."""
 
     def __init__(self, what: str, waiting: int, retry_after_s: float) -> None:
-        super().__init__(f"{what}: {waiting} requests wait already")
+        super().__init__(what, waiting, retry_after_s)  # all of them, so that it can travel between processes
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]} requests wait already"
 
 
 class Gather(Generic[Item, Result]):

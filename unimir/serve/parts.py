@@ -39,6 +39,7 @@ T = TypeVar("T")
 Vector = NDArray[np.float32]
 _PICTURES = 32  # of one forward pass
 _SEARCHES = 64  # of one call to the index
+_RETURN_S = 10.0  # a time-out so soon after it could not be reached is that of an index that is coming back
 _SILENT_S = 1.0  # how long an index that let a deadline pass is left alone
 
 
@@ -79,6 +80,10 @@ class Index(Protocol):
 
     async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
         """Of fields and words those that name a value of the tenant's rows, with the value and how sure it is."""
+
+
+class PartUnavailable(RuntimeError):
+    """A part in a deployment of its own has no replica that answers; it may have one again in a moment."""
 
 
 class Mismatch(RuntimeError):
@@ -171,7 +176,9 @@ class Retriever:
         self._settings, self._collection = settings, served.collection
         self._vocabulary = Vocabulary(self._values, settings.slots.values(), settings.vocabulary_s)
         self._store: AsyncStore | None = None
+        self._closing: asyncio.Task[None] | None = None  # the last one
         self._silent_until = 0.0
+        self._lost_at = -_RETURN_S
         self._search: Gather[tuple[Vector, SearchOptions], list[Hit]] = Gather(
             self._run,
             name="index",
@@ -221,19 +228,28 @@ class Retriever:
         if time.monotonic() < self._silent_until:
             raise IndexUnavailable("Milvus did not answer a moment ago")
         try:
-            return await call(await self._connected())
-        except IndexTimeout:
+            async with asyncio.timeout(self._settings.limits.index_deadline_s):  # one call may have to load first
+                return await call(await self._connected())
+        except (TimeoutError, IndexTimeout):
             self._silent_until = time.monotonic() + _SILENT_S
-            raise
+            if self._address() is None or time.monotonic() - self._lost_at < _RETURN_S:
+                raise IndexUnavailable("Milvus is not up again yet") from None
+            raise IndexTimeout("Milvus did not answer in time") from None
         except IndexUnavailable:
-            self._store = None  # it may come back at another address
+            self._lost_at = time.monotonic()
+            if self._store is not None:  # it may come back at another address
+                self._closing = asyncio.create_task(self._store.close())
+            self._store = None
             raise
         except NoCollection as error:
             raise Mismatch(f"collection {self._collection}, which this service was started with, is gone") from error
 
+    def _address(self) -> str | None:
+        return self._settings.milvus or find(Path(self._settings.data))
+
     async def _connected(self) -> AsyncStore:
         if self._store is None:
-            uri = self._settings.milvus or find(Path(self._settings.data))
+            uri = self._address()
             if uri is None:
                 raise IndexUnavailable("the embedded Milvus is not up")
             self._store = AsyncStore(uri, deadline_s=self._settings.limits.index_deadline_s)

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from unimir.index.connection import IndexRefused, IndexTimeout, IndexUnavailable
 from unimir.serve.gateway import NotFound
 from unimir.serve.gather import Overloaded
-from unimir.serve.parts import Mismatch
+from unimir.serve.parts import Mismatch, PartUnavailable
 
 _log = logging.getLogger(__name__)
 _CODES = {
@@ -27,9 +27,23 @@ _CODES = {
     415: "unsupported_type",
 }
 CODES = (
-    "bad_json deadline_exceeded index_mismatch index_refused index_timeout index_unavailable internal "
-    "invalid_request item_not_found method_not_allowed not_found not_ready over_quota overloaded too_large "
-    "unauthorized unsupported_type"
+    "bad_json",
+    "deadline_exceeded",
+    "index_mismatch",
+    "index_refused",
+    "index_timeout",
+    "index_unavailable",
+    "internal",
+    "invalid_request",
+    "item_not_found",
+    "method_not_allowed",
+    "not_found",
+    "over_quota",
+    "overloaded",
+    "part_unavailable",
+    "too_large",
+    "unauthorized",
+    "unsupported_type",
 )
 """Every code there is; a client may rely on them."""
 
@@ -68,7 +82,17 @@ def answer_errors(app: FastAPI) -> None:
         code = _CODES.get(error.status_code, f"http_{error.status_code}")
         return respond(Problem(error.status_code, code, str(error.detail)))
 
-    kinds = (Problem, ValueError, NotFound, Overloaded, Mismatch, IndexTimeout, IndexUnavailable, IndexRefused)
+    kinds = (
+        Problem,
+        ValueError,
+        NotFound,
+        Overloaded,
+        Mismatch,
+        PartUnavailable,
+        IndexTimeout,
+        IndexUnavailable,
+        IndexRefused,
+    )
     for kind in (*kinds, Exception):
 
         @app.exception_handler(kind)
@@ -85,6 +109,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(429, "overloaded", str(error), error.retry_after_s)
         case Mismatch():
             return Problem(503, "index_mismatch", str(error), 10.0)
+        case PartUnavailable():
+            return Problem(503, "part_unavailable", str(error), 1.0)
         case IndexTimeout():
             return Problem(504, "index_timeout", "the index did not answer in time", 1.0)
         case IndexUnavailable():

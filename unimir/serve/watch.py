@@ -52,7 +52,7 @@ class Watch:
         route = getattr(scope.get("route"), "path", "none")
         self._requests.inc(1, {"route": route, "status": str(status)})
         self._seconds.observe(seconds, {"stage": "request"})
-        if route in ("/healthz", "/readyz"):
+        if route in ("/healthz", "/readyz") or status == 429:  # counted; a line each would make overload worse
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "request_id": state.get("id")}
         line |= {"tenant": state.get("tenant"), "method": scope["method"], "route": route, "status": status}
