@@ -39,6 +39,7 @@ from unimir.infer import Encoder  # noqa: E402
 PORTS = {"unimir": 8131, "plain": 8132}
 FIELDS = ["id", "modality", "lang", "title", "text", "place", "captured_at", "price", "tags", "extra"]
 PLAIN = """
+import unimir.model  # lets torchvision be imported beside a torch for CPUs
 import sys, torch, uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -180,6 +181,8 @@ def compared(queries: list[str], seconds: float) -> dict[str, Any]:
                 break
             except OSError:
                 time.sleep(0.5)
+        else:
+            raise RuntimeError(f"service {name} did not come up")
         load(name, queries, 4, 3)  # warm
     found: dict[str, Any] = {}
     for clients in (1, 8, 32):

@@ -19,9 +19,10 @@ from unimir.serve.answers import EmbeddingsOut, InfoOut, ParseOut, ProblemOut, S
 from unimir.serve.feedback import Feedback
 from unimir.serve.gateway import Answer, Gateway, Query
 from unimir.serve.parts import Vector
+from unimir.serve.pictures import PictureReader
 from unimir.serve.problems import Problem, answer_errors
 from unimir.serve.watch import watch
-from unimir.serve.wire import EmbeddingsIn, FeedbackIn, IdsIn, ItemsIn, ParseIn, SearchIn, picture_of
+from unimir.serve.wire import EmbeddingsIn, FeedbackIn, IdsIn, ItemsIn, ParseIn, Read, SearchIn
 from unimir.values import time_words
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -35,7 +36,9 @@ _PAGE = {
 def make_app(gateway: Gateway, lifespan: Any = None) -> FastAPI:
     """The ASGI application over a gateway; what is around it, is the door's."""
     app = FastAPI(title="unimir", version="1", lifespan=lifespan, description="Search over pictures and texts.")
-    app.state.gateway, app.state.feedback = gateway, Feedback(gateway.settings.feedback)
+    settings = gateway.settings
+    app.state.gateway, app.state.feedback = gateway, Feedback(settings.feedback)
+    app.state.read = PictureReader(settings.pictures_from, settings.limits.body_bytes, settings.limits.deadline_s)
     app.include_router(router)
     answer_errors(app)
     return app
@@ -44,6 +47,11 @@ def make_app(gateway: Gateway, lifespan: Any = None) -> FastAPI:
 async def _gateway_of(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
+
+
+async def _reader_of(request: Request) -> Read:
+    reader: Read = request.app.state.read
+    return reader
 
 
 async def _tenant_of(request: Request) -> str:
@@ -57,6 +65,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(responses=_ERRORS)
 Serving = Annotated[Gateway, Depends(_gateway_of)]
 Tenant = Annotated[str, Depends(_tenant_of)]
+Reader = Annotated[Read, Depends(_reader_of)]
 Search = Annotated[SearchIn, Body(openapi_examples=examples.SEARCH)]
 Parse = Annotated[ParseIn, Body(openapi_examples=examples.PARSE)]
 Inputs = Annotated[EmbeddingsIn, Body(openapi_examples=examples.EMBEDDINGS)]
@@ -71,12 +80,13 @@ async def search(
     body: Search,
     gateway: Serving,
     tenant: Tenant,
+    read: Reader,
 ) -> SearchOut:
     """Pictures and texts that a query, or several things together, ask for."""
     limits = gateway.settings.limits
     _at_most("limit", body.limit, limits.hits)
-    parts = body.typed_parts()
-    _at_most("parts", len(parts), limits.parts)
+    _at_most("parts", len(body.parts) + (body.query is not None), limits.parts)
+    parts = await body.typed_parts(read)
     for part in parts:
         _check_text(part.text, limits.text_chars)
     query = Query(
@@ -109,22 +119,22 @@ async def parse(body: Parse, gateway: Serving, tenant: Tenant) -> ParseOut:
 
 
 @router.post("/v1/embeddings")
-async def embeddings(body: Inputs, gateway: Serving, tenant: Tenant) -> EmbeddingsOut:
+async def embeddings(body: Inputs, gateway: Serving, tenant: Tenant, read: Reader) -> EmbeddingsOut:
     """Vectors of texts and pictures, as OpenAI's clients ask for them."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
     _at_most("input", len(inputs), gateway.settings.limits.batch)
     for one in inputs:
         _check_text(one if isinstance(one, str) else None, gateway.settings.limits.text_chars)
-    vectors = await _embedded(gateway, inputs, body.dimensions)
+    vectors = await _embedded(gateway, inputs, body.dimensions, read)
     coded = [_encoded(vector_D, body.encoding_format) for vector_D in vectors]
     return EmbeddingsOut.of(coded, gateway.served.bundle_id)
 
 
 @router.put("/v1/items")
-async def put_items(body: Items, gateway: Serving, tenant: Tenant) -> dict[str, int]:
+async def put_items(body: Items, gateway: Serving, tenant: Tenant, read: Reader) -> dict[str, int]:
     """Adds items, or replaces those of equal id."""
     _at_most("items", len(body.items), gateway.settings.limits.batch)
-    await gateway.put([item.typed() for item in body.items], tenant)
+    await gateway.put(await asyncio.gather(*(item.typed(read) for item in body.items)), tenant)
     return {"stored": len(body.items)}
 
 
@@ -200,9 +210,9 @@ def _note(request: Request, body: SearchIn, answer: Answer, with_words: bool) ->
     request.state.log = noted
 
 
-async def _embedded(gateway: Gateway, inputs: Sequence[Any], dimensions: int | None) -> list[Vector]:
+async def _embedded(gateway: Gateway, inputs: Sequence[Any], dimensions: int | None, read: Read) -> list[Vector]:
     texts = [one for one in inputs if isinstance(one, str)]
-    pictures = [picture_of(one.image) for one in inputs if not isinstance(one, str)]
+    pictures = await asyncio.gather(*(read(one.image) for one in inputs if not isinstance(one, str)))
     text_ND, picture_ND = await asyncio.gather(
         gateway.texts.embed(texts, dimensions), gateway.pictures(pictures, dimensions)
     )

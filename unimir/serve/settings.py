@@ -6,6 +6,7 @@ Replicas, resources and autoscaling are not here: they are Ray Serve's, one bloc
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ from unimir.config import BACKENDS
 from unimir.index.entities import FILTERABLE, MODALITIES, PREVIEW, Modality
 from unimir.index.filters import FieldType, field_type
 
+_HOST = re.compile(r"([a-z0-9-]+\.)+[a-z][a-z0-9-]*")  # no address of numbers
 Part = Literal["TextEncoder", "ImageEncoder", "Retriever"]
 
 
@@ -89,6 +91,7 @@ class Settings:
     preview: int = PREVIEW  # of live items, as the embedding job's
     timezone: str = "UTC"  # of callers that name none
     vocabulary_s: float = 600.0  # how old the list of names that the collection holds may become
+    pictures_from: tuple[str, ...] = ()  # names of hosts that pictures may be fetched from by URL; none by default
     feedback: str | None = None  # directory of relevance judgements; without one none are taken
     log_queries: bool = False  # whether logs hold the words of queries
     apart: tuple[Part, ...] = ()  # parts that are deployments of their own; the others live in the Gateway's replicas
@@ -102,6 +105,8 @@ class Settings:
         _require(
             self.timezone in available_timezones(), f"timezone {self.timezone!r}; an IANA name such as Europe/Rome"
         )
+        for host in self.pictures_from:
+            _require(bool(_HOST.fullmatch(host)), f"pictures_from has {host!r}; the name of a host, in lower case")
         _require(self.vocabulary_s > 0, f"vocabulary_s is {self.vocabulary_s}; must be positive")
         for intent, modality in self.modality_of_intent.items():
             _require(

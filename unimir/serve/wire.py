@@ -5,8 +5,8 @@ Knows no route, no key and no model.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -36,7 +36,9 @@ class Wire(BaseModel):
 
 
 Scalar = str | float
-Base64 = Annotated[str, Field(min_length=1, description="base64 of an encoded picture")]
+Image = Annotated[str, Field(min_length=1, description="base64 of a picture, or its URL on a host that is allowed")]
+Read = Callable[[str], Awaitable[bytes]]
+"""From what a request gives as a picture to its bytes; ValueError if it cannot be had."""
 
 
 class FilterIn(Wire):
@@ -86,7 +88,7 @@ class PartIn(Wire):
     """One thing of a composed query: a text, a picture or an item of the collection. Negative: not like this."""
 
     text: str | None = None
-    image: Base64 | None = None
+    image: Image | None = None
     id: str | None = None
     weight: float = Field(default=1.0, ge=-10, le=10)
 
@@ -96,9 +98,9 @@ class PartIn(Wire):
             raise ValueError("a part is one of text, image and id")
         return self
 
-    def typed(self) -> Part:
-        """The part; ValueError if the picture is not base64."""
-        picture = None if self.image is None else picture_of(self.image)
+    async def typed(self, read: Read) -> Part:
+        """The part."""
+        picture = None if self.image is None else await read(self.image)
         return Part(text=self.text, picture=picture, item=self.id, weight=self.weight)
 
 
@@ -135,10 +137,10 @@ class SearchIn(SaidIn):
     explain: bool = Field(default=False, description="give each hit's cosine with and without fusion")
     previews: bool = Field(default=False, description="give small pictures of the hits that have one")
 
-    def typed_parts(self) -> list[Part]:
+    async def typed_parts(self, read: Read) -> list[Part]:
         """The query as parts, at least one."""
         own = [Part(text=self.query)] if self.query is not None else []
-        parts = own + [part.typed() for part in self.parts]
+        parts = own + await asyncio.gather(*(part.typed(read) for part in self.parts))
         if not parts:
             raise ValueError("nothing to search for: give query or parts")
         return parts
@@ -153,7 +155,7 @@ class ParseIn(SaidIn):
 class ImageIn(Wire):
     """A picture among texts."""
 
-    image: Base64
+    image: Image
 
 
 class EmbeddingsIn(Wire):
@@ -173,17 +175,17 @@ class ItemIn(Wire):
     title: str = ""
     text: str = ""
     lang: str = ""
-    image: Base64 | None = None
+    image: Image | None = None
     captured_at: AwareDatetime | None = None
     place: str = ""
     price: float | None = None
     tags: list[str] = Field(default_factory=list)
     extra: dict[str, str] = Field(default_factory=dict)
 
-    def typed(self) -> Item:
+    async def typed(self, read: Read) -> Item:
         """The item, cleaned as a catalog's rows are; ValueError says why it is none."""
         said = self.model_dump(exclude={"image"})
-        return item_of({**said, "image": None if self.image is None else picture_of(self.image)})
+        return item_of({**said, "image": None if self.image is None else await read(self.image)})
 
 
 class ItemsIn(Wire):
@@ -210,14 +212,6 @@ class IdsIn(Wire):
     """Items to delete."""
 
     ids: list[str] = Field(min_length=1)
-
-
-def picture_of(encoded: str) -> bytes:
-    """The picture's bytes; ValueError if it is not base64."""
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("image is not base64") from None
 
 
 def _value(field: str, value: Scalar | None) -> Value:
