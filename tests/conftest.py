@@ -10,6 +10,9 @@ import pytest
 
 from unimir.config import Config, Stage
 
+# Ray's workers give way to whatever else runs, by default: beside the other process's tests they would come to a halt.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

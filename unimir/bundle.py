@@ -128,6 +128,17 @@ def read_model_config(directory: Path) -> ModelConfig:
         raise ValueError(f"{directory}: damaged bundle ({error})") from error
 
 
+def verify_bundle(directory: Path) -> None:
+    """ValueError unless the bundle's files are, byte for byte, those it was made of. Loads nothing."""
+    bundle_id = artifacts.read_manifest(directory, "bundle")["id"]
+    for name in _FILES:
+        if not (directory / name).is_file():
+            raise ValueError(f"{directory}: the bundle lacks {name}")
+    found = artifacts.files_id(directory, [directory / name for name in _FILES])
+    if found != bundle_id:
+        raise ValueError(f"{directory}: damaged bundle (its files make {found}, its manifest says {bundle_id})")
+
+
 def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
     """Loads a bundle; ValueError if a file is missing, damaged, or does not reproduce the golden vectors."""
     manifest = artifacts.read_manifest(directory, "bundle")

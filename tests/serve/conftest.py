@@ -20,9 +20,10 @@ from unimir.data.sources import catalog_of
 from unimir.index.embed import Embedding, embed
 from unimir.index.lite import embedded
 
-START = {f"RAY_SERVE_{name}": "1" for name in ("ENABLE_HA_PROXY", "THROUGHPUT_OPTIMIZED", "USE_GRPC_BY_DEFAULT")}
-"""What README's start line sets."""
 ROOT = Path(__file__).parents[2]
+_LINES = (ROOT / "serve_configs" / "serve.env").read_text().splitlines()
+START = dict(line.split("=") for line in _LINES if not line.startswith("#"))
+"""What README's start line sets."""
 PORT = 8123
 ITEMS = 120
 KEYS = {"shop": "key of the shop", "x' or id != '' or id == 'x": "key of the other"}

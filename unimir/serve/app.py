@@ -28,7 +28,8 @@ from unimir.serve.door import Door
 from unimir.serve.gateway import Gateway
 from unimir.serve.gather import Overloaded
 from unimir.serve.keys import Keys
-from unimir.serve.parts import ImageEncoder, PartUnavailable, Retriever, Served, TextEncoder, find_served
+from unimir.serve.parts import ImageEncoder, PartUnavailable, Retriever, TextEncoder
+from unimir.serve.served import Served, find_served
 from unimir.serve.settings import Settings
 from unimir.serve.watch import watch
 

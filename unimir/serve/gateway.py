@@ -27,7 +27,8 @@ from unimir.index.requests import Hit
 from unimir.infer import Understood
 from unimir.schema import Parse, Slot
 from unimir.serve.constraints import Constraint, constraints_of, fields_of, names_said
-from unimir.serve.parts import Index, Pictures, Served, Texts, Vector
+from unimir.serve.parts import Index, Pictures, Texts, Vector
+from unimir.serve.served import Served
 from unimir.serve.settings import Settings
 
 SHOWN = ("id", "modality", "lang", "title", "text", "place", "captured_at", "price", "tags", "extra")

@@ -7,12 +7,10 @@ HTTP and nothing of what a query means.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, Unpack
 
@@ -20,17 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimir import artifacts
-from unimir.bundle import read_model_config
 from unimir.index.async_store import AsyncStore
 from unimir.index.connection import IndexTimeout, IndexUnavailable, NoCollection
 from unimir.index.entities import KEY_BYTES, Row
-from unimir.index.lite import embedded, find
+from unimir.index.lite import find
 from unimir.index.requests import Hit, SearchOptions
-from unimir.index.store import Store
-from unimir.index.versions import versions
 from unimir.infer import CPU_TOKENS, GPU_TOKENS, Encoded, Encoder, Understood
 from unimir.serve.gather import Gather
+from unimir.serve.served import Served
 from unimir.serve.settings import Settings
 from unimir.serve.vocabulary import Vocabulary
 from unimir.serve.watch import watch
@@ -88,16 +83,6 @@ class PartUnavailable(RuntimeError):
 
 class Mismatch(RuntimeError):
     """The collection that is served is not there any more, or holds vectors of another bundle."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """What a service serves: a bundle, and the collection whose vectors it made."""
-
-    bundle: Path
-    bundle_id: str
-    collection: str
-    dimensions: tuple[int, ...]  # that vectors may be asked in
 
 
 @functools.lru_cache(maxsize=1)
@@ -276,29 +261,3 @@ class Retriever:
             options["words"] = [word for at in group for word in asked[at][1]["words"]]
         queries_QD = np.stack([asked[at][0] for at in group])
         return await self._ask(lambda store: store.search(self._collection, queries_QD, **options))
-
-
-def index_of(settings: Settings) -> contextlib.AbstractContextManager[str]:
-    """The URI of the server, or of the embedded Milvus for as long as the context is open."""
-    return contextlib.nullcontext(settings.milvus) if settings.milvus else embedded(Path(settings.data))
-
-
-def find_served(settings: Settings) -> Served:
-    """Which bundle belongs to the collection that readers see; ValueError, saying both, if the one given does not."""
-    with index_of(settings) as uri:
-        store = Store(uri)
-        shown = store.target(settings.collection)
-        known = {version.collection: version.bundle_id for version in versions(store, settings.collection)}
-        if shown is not None:
-            store.load(shown)
-        store.close()
-    if shown is None or shown not in known:
-        raise ValueError(f"no collection {settings.collection!r} to search; jobs/embed_catalog.py makes it")
-    root = Path(settings.bundle)
-    ids = artifacts.found(root, "bundle")
-    if known[shown] not in ids:
-        there = ", ".join(sorted(ids)) or "none"
-        raise ValueError(f"collection {shown} holds vectors of bundle {known[shown]}; at {root}: {there}")
-    bundle = ids[known[shown]].absolute()
-    config = read_model_config(bundle)
-    return Served(bundle, known[shown], shown, (*config.prefixes, config.dim))
