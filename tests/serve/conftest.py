@@ -1,5 +1,7 @@
 """One real application for the session: Ray Serve over a collection of the sample, with keys, asked over HTTP."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -43,7 +45,7 @@ def collection(ray_cluster: None, tiny_bundle: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="session")
-def service(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def application(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[running]:
     """The application as `serve run` starts it."""
     directory = tmp_path_factory.mktemp("run")
     lines = (f"{hashlib.sha256(key.encode()).hexdigest()} {tenant}" for tenant, key in KEYS.items())
@@ -58,8 +60,14 @@ def service(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPa
     intents = ["find_picture", "find_text", "find_offer", "show_recent", "count_items", "greeting", "help"]
     args["modality_of_intent"] = dict.fromkeys([*intents, "out_of_scope"], "image")
     (directory / "search.yaml").write_text(yaml.safe_dump(config))
-    with running(directory / "search.yaml", directory / "log", PORT) as url:
-        yield url
+    with running(directory / "search.yaml", directory / "log", PORT) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def service(application: running) -> str:
+    """Its address."""
+    return application.url
 
 
 class running:
@@ -68,20 +76,20 @@ class running:
     def __init__(self, config: Path, log: Path, port: int) -> None:
         command = [str(Path(sys.executable).with_name("serve")), "run", str(config), "--address", "local"]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | START
-        self._url, self._log = f"http://127.0.0.1:{port}", log
+        self.url, self.log = f"http://127.0.0.1:{port}", log
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> running:
         deadline = time.monotonic() + 180
         while True:
             try:
-                urllib.request.urlopen(f"{self._url}/healthz", timeout=5)
-                return self._url
+                urllib.request.urlopen(f"{self.url}/healthz", timeout=5)
+                return self
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.__exit__()
-                    raise AssertionError(self._log.read_text(errors="replace")[-4000:]) from None
+                    raise AssertionError(self.log.read_text(errors="replace")[-4000:]) from None
                 time.sleep(0.5)
 
     def __exit__(self, *_: object) -> None:

@@ -66,7 +66,8 @@ def half(path: str, *, headers_too: bool = False) -> socket.socket:
     raw = socket.create_connection(("127.0.0.1", PORT), timeout=30)
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key of {TENANT}\r\n"
     if not headers_too:
-        head += 'content-type: application/json\r\nx-request-timeout-seconds: 30\r\nconnection: close\r\ncontent-length: 100\r\n\r\n{"query"'
+        head += "content-type: application/json\r\nx-request-timeout-seconds: 30\r\nconnection: close\r\n"
+        head += 'content-length: 100\r\n\r\n{"query"'
     raw.sendall(head.encode())
     return raw
 
@@ -168,3 +169,30 @@ def test_without_milvus_searches_say_so_and_come_back(ask: Ask, milvus: psutil.P
     checked_without_index(ask)
     until(lambda: ask("/v1/search", SEARCH)[0] == 200, 30)
     assert ask("/readyz")[0] == 200
+
+
+CANARY = "xylographic canary"
+
+
+def test_nothing_that_callers_say_is_kept_or_echoed(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In no log of the service or of Ray, and in no answer that is an error."""
+    asked = [
+        {"query": CANARY},
+        {"query": "a", "filters": [{"field": "place", "equals": CANARY}]},
+        {"query": "a", "unknown": CANARY},
+        {"query": "a", "modality": CANARY},
+        {"parts": [{"image": CANARY}]},
+    ]
+    for body in asked:
+        ask("/v1/search", body)
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as raw:
+        bad = f'{{"query": "{CANARY}'
+        head = f"POST /v1/search HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key of {TENANT}\r\nconnection: close\r\n"
+        raw.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(bad)}\r\n\r\n{bad}".encode())
+        assert b"bad_json" in (answer := raw.makefile("rb").read())
+    assert CANARY.encode() not in answer
+    time.sleep(1)
+    logs = [*tmp_path_factory.getbasetemp().glob("limits*/log"), *Path("/tmp/ray").glob("session_*/logs/**/*")]
+    recent = [path for path in logs if path.is_file() and time.time() - path.stat().st_mtime < 600]
+    assert len(recent) > 5
+    assert [path for path in recent if CANARY.encode() in path.read_bytes()] == []

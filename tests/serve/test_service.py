@@ -96,6 +96,43 @@ def test_parses_are_the_encoders(ask: Ask, encoder: Encoder) -> None:
     assert (found["intent"], len(found["slots"])) == (parse.intent, len(parse.slots))
 
 
+def test_a_filter_that_leaves_nothing_is_given_up_and_said(ask: Ask, rows: list[dict[str, Any]]) -> None:
+    """Every intent means pictures here, and an item that has only words is no picture."""
+    item = {"id": "only words", "title": "a violet submarine"}
+    assert ask("PUT", "/v1/items", {"items": [item]})[0] == 200
+    body = {"query": "a violet submarine", "filters": [{"field": "id", "equals": item["id"]}], "limit": 3}
+    _, _, found = ask("POST", "/v1/search", body)
+    assert [hit["id"] for hit in found["hits"]] == [item["id"]]
+    assert "intent" in [one["slot"] for one in found["filters_relaxed"]]
+    assert found["filters_applied"] == []
+    for kept in ({"ignore": ["intent", "time", "place", "price"]}, {"infer": False}):
+        _, _, found = ask("POST", "/v1/search", {**body, **kept})
+        assert ([hit["id"] for hit in found["hits"]], found["filters_relaxed"]) == ([item["id"]], [])
+    _, _, found = ask("POST", "/v1/search", {**body, "modality": "image"})
+    assert found["hits"] == [], "what the request asks for is never given up"
+    assert ask("DELETE", "/v1/items", {"ids": [item["id"]]})[0] == 200
+
+
+def test_scores_are_explained_with_and_without_fusion(ask: Ask, encoder: Encoder, rows: list[dict[str, Any]]) -> None:
+    body = {"query": QUERY, "modality": "image", "infer": False, "limit": 3, "explain": True, "previews": True}
+    _, _, found = ask("POST", "/v1/search", body)
+    queries = {"fused": encoder.encode_queries([QUERY])[0][0], "plain": encoder.embed_texts([QUERY])[0]}
+    pictures = {row["id"]: row["image"] for row in rows}
+    assert len(found["hits"]) == 3
+    for hit in found["hits"]:
+        (vector,) = encoder.embed_images([pictures[hit["id"]]])
+        expected = {name: float(query @ vector) for name, query in queries.items()}
+        assert hit["explain"] == pytest.approx(expected, abs=1e-5)
+        assert base64.b64decode(hit["preview"])[8:12] == b"WEBP"
+
+
+def test_times_are_the_callers(ask: Ask) -> None:
+    assert ask("POST", "/v1/parse", {"query": QUERY, "timezone": "Mars/Base"})[0] == 422
+    for zone, now in (("Europe/Berlin", "2026-03-15T12:00:00+01:00"), ("Asia/Tokyo", "2026-03-15T12:00:00Z")):
+        assert ask("POST", "/v1/parse", {"query": QUERY, "timezone": zone, "now": now})[0] == 200
+    assert ask("POST", "/v1/parse", {"query": QUERY, "now": "2026-03-15T12:00:00"})[0] == 422, "a time without a zone"
+
+
 def test_items_can_be_put_found_and_deleted(ask: Ask, encoder: Encoder) -> None:
     item = {"id": 'new "one" 😀', "title": "a violet submarine", "place": "Köln", "tags": ["x"], "price": 2.5}
     assert ask("PUT", "/v1/items", {"items": [item]})[0] == 200
@@ -143,6 +180,13 @@ def test_mistakes_have_their_codes(ask: Ask, path: str, body: Any, status: int, 
     assert (found, problem["code"], problem["status"]) == (status, code, status)
     assert code in CODES
     assert headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "image/png"]
+)
+def test_a_body_of_another_type_is_refused(ask: Ask, kind: str) -> None:
+    assert ask("POST", "/v1/search", {"query": "a"}, content_type=kind)[0] in (415, 422)
 
 
 def test_a_body_over_the_limit_is_refused(ask: Ask) -> None:

@@ -160,6 +160,14 @@ def deploy(path: Path) -> None:
     subprocess.run(command, env={**os.environ, "RAY_AUTH_MODE": "token"}, check=True, stdout=sys.stderr)
 
 
+def status() -> str:
+    """What Serve says of the application."""
+    command = [str(Path(sys.executable).with_name("serve")), "status", "--address", "http://127.0.0.1:8265"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    told = yaml.safe_load(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    return str(told["applications"]["search"]["status"])
+
+
 async def flood(rate: float, seconds: float) -> dict[int, list[float]]:
     """Sends so many requests a second over connections that stay open, whether answers come or not."""
     body = json.dumps(body_of(QUERIES[0])).encode()
@@ -226,9 +234,10 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
         linked.append(bundles / f"b{len(linked)}")
         linked[-1].symlink_to(Path(name).resolve())
     ids = [json.loads((path / "manifest.json").read_text())["id"] for path in linked]
-    first, changed = directory / "search.yaml", directory / "changed.yaml"
+    first, changed, broken = (directory / f"{name}.yaml" for name in ("search", "changed", "broken"))
     first.write_text(yaml.safe_dump(config_of(directory, bundles)))
     changed.write_text(yaml.safe_dump(config_of(directory, bundles, gather_s=0.001)))
+    broken.write_text(yaml.safe_dump(config_of(directory, directory)))  # no bundles there
     results: dict[str, Any] = {}
     os.environ.update(START)
     with collections(directory, linked) as move, running(first, directory / "log", PORT):
@@ -236,16 +245,21 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
         expected = {query: gist(ask(body_of(query))[1]) for query in QUERIES}
         faults: dict[str, Callable[[], None]] = {
             "nothing": lambda: None,
+            "kill Gateway": kill_one("ray::ServeReplica:search:Gateway"),
             "kill TextEncoder": kill_one("ray::ServeReplica:search:TextEncoder"),
             "kill Retriever": kill_one("ray::ServeReplica:search:Retriever"),
             "kill Milvus": kill_one("unimir.index.lite", "server"),
             "redeploy": lambda: deploy(changed),
+            "broken deploy": lambda: deploy(broken),
             "move alias": lambda: move(ids[1]),
         }
         wanted = arguments.only.split(",") if arguments.only else [*faults, "overload"]
         for name, fault in faults.items():
             if name in wanted:
                 results[name] = steady(arguments.seconds, expected, fault)
+                if name == "broken deploy":
+                    results[name]["status"] = status()
+                    deploy(first)
                 print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
                 time.sleep(5)
         if "move alias" in wanted:
