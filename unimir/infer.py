@@ -211,8 +211,8 @@ class Encoder:
         path = best_path(np.log(scores_VG + 1e-9), self._steps[self._sets[name]]) if visible else []
         spans = [offsets[place] for place in visible]
         scores = scores_VG[np.arange(len(path)), path].tolist()
-        slots = []
-        for start, stop, label in spans_from_tags([label_set.tags[tag] for tag in path], spans):
+        slots, tags = [], label_set.tags
+        for start, stop, label in spans_from_tags([tags[tag] for tag in path], spans):
             inside = [score for score, (a, b) in zip(scores, spans, strict=True) if a < stop and b > start]
             slots.append(Slot(start=start, end=stop, label=label, text=text[start:stop], score=min(inside)))
         best = int(intent_I.argmax())

@@ -40,6 +40,8 @@ class OnnxText:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Its threads spin between operators, which is fast; after the last one they would take a core from others.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         self._pad_id = pad_id
         self._sessions = {

@@ -266,7 +266,8 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
             move(ids[0])
     if "overload" in wanted:
         small = directory / "small.yaml"
-        config = config_of(directory, bundles, apart=[], limits={"in_flight": arguments.in_flight})
+        limits = {"in_flight": arguments.in_flight}
+        config = config_of(directory, bundles, apart=[], backend="onnx-fp32", limits=limits)
         config["applications"][0]["deployments"] = [
             {"name": "Gateway", "max_ongoing_requests": 1000, "ray_actor_options": {"num_cpus": 0}}
         ]
@@ -283,5 +284,5 @@ if __name__ == "__main__":
     parser.add_argument("--other", required=True, help="a bundle with another id, for the move of the alias")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--only", help="names of faults, with commas between")
-    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--in-flight", type=int, default=2, help="requests at a time in the overload: one a core")
     print(json.dumps(main(parser.parse_args())))
