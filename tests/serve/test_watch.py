@@ -51,10 +51,11 @@ def test_a_request_is_one_line_with_its_id(ask: Ask) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     (line,) = lines
-    told = json.loads(line[line.index("{") :])
+    told = json.loads(line)
+    assert (told["message"], told["request_id"]) == ("request", headers["x-request-id"])
     assert (told["route"], told["status"], told["query"]) == ("/v1/search", 200, "a line of its own")
     assert told["ms"] > 0
-    assert {"time", "tenant", "intent", "modality", "hits", "understand", "retrieve"} <= set(told)
+    assert {"asctime", "replica", "tenant", "intent", "modality", "hits", "understand", "retrieve"} <= set(told)
 
 
 def logged() -> list[str]:

@@ -45,7 +45,7 @@ _PAUSES_S = (0.0, 0.1, 0.3, 1.0)  # after each try
 def build(args: Mapping[str, Any]) -> Application:
     """The application of a serve config's `args`. ValueError if they, or what they name, do not fit together."""
     settings = from_dict(Settings, args, "args")
-    Keys.from_file(settings.keys)
+    Keys.found(settings.keys)
     if settings.milvus is None:
         _own_milvus(Path(settings.data).absolute())
     served = find_served(settings)
@@ -83,7 +83,7 @@ class Ingress:
         own = {name: make(settings, served) for name, make in PARTS.items() if name not in apart}
         made = {**own, **{name: Remote(name, handle) for name, handle in apart.items()}}
         self._gateway = Gateway(settings, served, made["TextEncoder"], made["ImageEncoder"], made["Retriever"])
-        self._keys = Keys.from_file(settings.keys)
+        self._keys = Keys.found(settings.keys)
 
     def __serve_build_asgi_app__(self) -> Door:
         app = make_app(self._gateway, self._warm)

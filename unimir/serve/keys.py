@@ -1,4 +1,4 @@
-"""API keys: a file of hashes, each with the tenant whose items its holder may see.
+"""API keys: hashes in a file or a variable, each with the tenant whose items its holder may see.
 
 Knows no request.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,26 +21,32 @@ class Keys:
     tenants: Mapping[str, str] | None
 
     @classmethod
-    def from_file(cls, path: str | None) -> Keys:
-        """Lines of `SHA-256-in-hex tenant`, and comments after #. ValueError names a line that is neither.
+    def found(cls, where: str | None) -> Keys:
+        """From a file, or as `env:NAME` from the environment: lines of `SHA-256-in-hex tenant`, and comments after #.
 
-        A line for a key is made by `printf %s "$KEY" | sha256sum`.
+        A line for a key is made by `printf %s "$KEY" | sha256sum`. ValueError names a line that is neither.
         """
-        if path is None:
+        if where is None:
             return cls(None)
-        if not Path(path).is_file():
-            raise ValueError(f"keys: no file {path}")
+        if where.startswith("env:"):
+            text = os.environ.get(where.removeprefix("env:"))
+            if text is None:
+                raise ValueError(f"keys: no variable {where.removeprefix('env:')} in the environment")
+        elif Path(where).is_file():
+            text = Path(where).read_text(encoding="utf-8")
+        else:
+            raise ValueError(f"keys: no file {where}")
         tenants: dict[str, str] = {}
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(text.splitlines(), 1):
             said = line.partition("#")[0].strip()
             if not said:
                 continue
             found = re.fullmatch(r"([0-9a-fA-F]{64})(?:\s+(\S.*))?", said)
             if found is None:
-                raise ValueError(f"{path}, line {number}: expected a SHA-256 in hex and a tenant")
+                raise ValueError(f"{where}, line {number}: expected a SHA-256 in hex and a tenant")
             tenants[found[1].lower()] = found[2] or ""
         if not tenants:
-            raise ValueError(f"{path}: no key")
+            raise ValueError(f"{where}: no key")
         return cls(tenants)
 
     def tenant_of(self, key: str | None) -> str | None:

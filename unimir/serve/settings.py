@@ -83,7 +83,7 @@ class Settings:
     backend: str = "torch"
     device: str = "cpu"
     threads: int = 2
-    keys: str | None = None  # file of API keys; without one every caller is the tenant ""
+    keys: str | None = None  # file of API keys, or env:NAME; without them every caller is the tenant ""
     modality_of_intent: Mapping[str, Modality] = dataclasses.field(
         default_factory=lambda: {"find_picture": "image", "find_text": "text"}
     )

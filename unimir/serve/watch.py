@@ -6,11 +6,8 @@ Knows names and numbers; the words of queries only where the settings ask for th
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import sys
 from collections.abc import Mapping, MutableMapping
-from datetime import UTC, datetime
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -38,13 +35,7 @@ class Watch:
         self._lot = Histogram("unimir_batch_items", "Items of one forward pass or call", _SIZES, ("part",))
         self._weight = Histogram("unimir_batch_weight", "Their tokens, or pictures, or searches", _SIZES, ("part",))
         self._waiting = Gauge("unimir_waiting", "Items that wait for their turn", ("part",))
-        self._log = logging.getLogger("unimir.serve.requests")
-        if not self._log.handlers:
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            self._log.addHandler(handler)
-            self._log.propagate = False
-            self._log.setLevel(logging.INFO)
+        self._log = logging.getLogger("ray.serve")  # Serve writes, rotates and, as the config says, encodes it
 
     def request(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
         """One request is over. What the routes put into its state under `log` goes into its line."""
@@ -54,9 +45,9 @@ class Watch:
         self._seconds.observe(seconds, {"stage": "request"})
         if route in ("/healthz", "/readyz") or status == 429:  # counted; a line each would make overload worse
             return
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "request_id": state.get("id")}
-        line |= {"tenant": state.get("tenant"), "method": scope["method"], "route": route, "status": status}
-        self._log.info(json.dumps({**line, "ms": round(1000 * seconds, 2), **state.get("log", {})}, ensure_ascii=False))
+        line = {"request_id": state.get("id"), "tenant": state.get("tenant"), "method": scope["method"], "route": route}
+        line |= {"status": status, "ms": round(1000 * seconds, 2), **state.get("log", {})}
+        self._log.info("request", extra=line)
 
     def search(
         self, *, lang: str, intent: str, modality: str, relaxed: bool, hits: int, timings_ms: Mapping[str, float]
