@@ -45,7 +45,8 @@ class Watch:
         self._seconds.observe(seconds, {"stage": "request"})
         if route in ("/healthz", "/readyz") or status == 429:  # counted; a line each would make overload worse
             return
-        line = {"request_id": state.get("id"), "tenant": state.get("tenant"), "method": scope["method"], "route": route}
+        # `path`, because Serve writes its own prefix as `route`.
+        line = {"request_id": state.get("id"), "tenant": state.get("tenant"), "method": scope["method"], "path": route}
         line |= {"status": status, "ms": round(1000 * seconds, 2), **state.get("log", {})}
         self._log.info("request", extra=line)
 
