@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -22,12 +20,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from unimir.config import from_dict
-from unimir.index.lite import embedded
 from unimir.serve.api import make_app
 from unimir.serve.door import Door
 from unimir.serve.gateway import Gateway
 from unimir.serve.gather import Overloaded
 from unimir.serve.keys import Keys
+from unimir.serve.milvus import own_milvus
 from unimir.serve.parts import ImageEncoder, PartUnavailable, Retriever, TextEncoder
 from unimir.serve.served import Served, find_served
 from unimir.serve.settings import Settings
@@ -47,31 +45,10 @@ def build(args: Mapping[str, Any]) -> Application:
     settings = from_dict(Settings, args, "args")
     Keys.found(settings.keys)
     if settings.milvus is None:
-        _own_milvus(Path(settings.data).absolute())
+        own_milvus(Path(settings.data).absolute())
     served = find_served(settings)
     apart = {name: serve.deployment(PARTS[name], name=name).bind(settings, served) for name in settings.apart}
     return serve.deployment(Ingress, name="Gateway").bind(settings, served, **apart)
-
-
-class Milvus:
-    """Owns the embedded Milvus of a directory. Others find it by the directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._open = contextlib.ExitStack()
-        self._open.enter_context(embedded(directory))
-
-    def ready(self) -> None:
-        """Returns once it is up."""
-
-
-def _own_milvus(directory: Path) -> None:
-    """Starts the embedded Milvus in an actor that outlives replicas and redeploys, and ends with the cluster.
-
-    A deployment would not do: Serve starts all of an application's anew when any argument of it changes.
-    """
-    name = f"milvus-{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
-    options = {"name": name, "namespace": "unimir", "lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
-    ray.get(ray.remote(Milvus).options(num_cpus=0, **options).remote(directory).ready.remote())
 
 
 @serve.ingress()
