@@ -18,7 +18,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes of tests, of about equal length: whole jobs and a real server; all that shares fixtures."""
-    items.sort(key=lambda item: item.path.parent.name == "real")  # last: the bundle it needs is made by others
+    # Last: the real server, whose bundle others make, and the service, which then stays up until the end.
+    items.sort(key=lambda item: item.path.parent.name in ("real", "serve"))
     for item in items:
         whole = item.path.name == "test_jobs.py" or item.path.parent.name == "real"
         item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))

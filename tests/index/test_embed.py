@@ -266,6 +266,7 @@ def alone(job: Embedding, store: Store, rows: Rows) -> Callable[[], Embedder]:
             collection=collection,
             tenant="",
             fresh=True,
+            preview=0,
             dry=False,
         )
         return Embedder(task)
