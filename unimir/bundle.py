@@ -32,7 +32,9 @@ from unimir.schema import LabelSet
 GOLDEN_TOLERANCE = 1e-4
 """Largest absolute difference of any component of a golden unit vector, on whatever machine loads the bundle."""
 
-_FILES = ("model.safetensors", "config.json", "tokenizer.json", "golden.safetensors")
+_CONTENT = ("model.safetensors", "config.json", "tokenizer.json")
+"""What a bundle's id is a hash of. Not the golden vectors: they follow from these, but for a machine's rounding."""
+_FILES = (*_CONTENT, "golden.safetensors")
 GOLDEN_TEXTS = (
     "two red boats at the beach",
     "Zeig mir bitte ein Foto von einem Hund vom letzten Monat",
@@ -105,7 +107,7 @@ def save_bundle(
     tokenizer = TextTokenizer.from_file(directory / "tokenizer.json", model.config.text.max_tokens)
     golden = golden_vectors(model.eval(), tokenizer, preprocess)
     save_file({name: torch.from_numpy(value) for name, value in golden.items()}, directory / "golden.safetensors")
-    bundle_id = artifacts.files_id(directory, [directory / name for name in _FILES])
+    bundle_id = artifacts.files_id(directory, [directory / name for name in _CONTENT])
     artifacts.finish(
         directory,
         kind="bundle",
@@ -134,7 +136,7 @@ def verify_bundle(directory: Path) -> None:
     for name in _FILES:
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: the bundle lacks {name}")
-    found = artifacts.files_id(directory, [directory / name for name in _FILES])
+    found = artifacts.files_id(directory, [directory / name for name in _CONTENT])
     if found != bundle_id:
         raise ValueError(f"{directory}: damaged bundle (its files make {found}, its manifest says {bundle_id})")
 

@@ -19,9 +19,11 @@ from unimir.serve.settings import Settings
 @pytest.fixture
 def encoder(tiny_bundle: Path) -> Iterator[TextEncoder]:
     """A text tower of its own, which may be damaged."""
+    threads = torch.get_num_threads()
     served = Served(tiny_bundle, artifacts.read_manifest(tiny_bundle, "bundle")["id"], "catalog", ())
     yield TextEncoder(Settings(threads=1), served)
     parts._model.cache_clear()
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("damage", [float("nan"), 0.5])
