@@ -28,8 +28,9 @@ START = dict(line.split("=") for line in _LINES if not line.startswith("#"))
 """What README's start line sets."""
 PORT = 8123
 ITEMS = 120
-KEYS = {"shop": "key of the shop", "x' or id != '' or id == 'x": "key of the other"}
-TENANT, OTHER = KEYS
+KEYS = {"shop": "key of the shop", "x' or id != '' or id == 'x": "key of the other", "third": "key of the third"}
+TENANT, OTHER, LIMITED = KEYS
+IN_FLIGHT = 8
 Ask = Callable[..., tuple[int, dict[str, str], Any]]
 
 
@@ -54,8 +55,9 @@ def application(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.Te
     config["http_options"]["port"] = PORT
     args = config["applications"][0]["args"]
     args |= {"bundle": str(tiny_bundle.parent), "data": str(collection / "milvus"), "backend": "torch"}
-    args |= {"keys": str(directory / "keys"), "feedback": str(collection / "feedback"), "log_queries": True}
-    args["limits"] = {"body_bytes": 2_000_000}
+    args |= {"keys": str(directory / "keys"), "feedback": str(collection / "feedback")}
+    quotas = {LIMITED: 50.0}
+    args["limits"] = {"body_bytes": 2_000_000, "in_flight": IN_FLIGHT, "tenant_requests_per_s": quotas}
     # So little training leaves slots and intents to chance: every intent is about pictures here.
     intents = ["find_picture", "find_text", "find_offer", "show_recent", "count_items", "greeting", "help"]
     args["modality_of_intent"] = dict.fromkeys([*intents, "out_of_scope"], "image")

@@ -105,7 +105,8 @@ class Door:
 
     def _charge(self, tenant: str) -> None:
         """Takes one of the tenant's requests; a second's worth may be saved up."""
-        rate = self._limits.tenant_requests_per_s
+        quotas = self._limits.tenant_requests_per_s
+        rate = quotas.get(tenant, quotas.get("*"))
         if rate is None:
             return
         now = time.monotonic()

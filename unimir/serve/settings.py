@@ -36,14 +36,16 @@ class Limits:
     hits: int = 100
     in_flight: int = 64  # requests of a replica that are answered at a time before more are turned away
     waiting: int = 128  # calls that may wait for a tower or the index before more are turned away
-    tenant_requests_per_s: float | None = None  # of one tenant at one replica
+    # Of a tenant at one replica; "*" is every tenant that is not named. Without a number there is no limit.
+    tenant_requests_per_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
     deadline_s: float = 5.0
     index_deadline_s: float = 2.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            _require(value is None or value > 0, f"limits.{name} is {value}; must be positive")
+            for one in value.values() if isinstance(value, Mapping) else [value]:
+                _require(one > 0, f"limits.{name} is {value}; must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
