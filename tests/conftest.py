@@ -11,6 +11,7 @@ import pytest
 from unimir.config import Config, Stage
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes of tests: whole jobs in one, in the other all that shares this file's fixtures."""
     for item in items:
