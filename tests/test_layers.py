@@ -1,6 +1,7 @@
 """The rules of the house, kept by reading the source: who may import whom, sizes, what the README promises."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -102,6 +103,11 @@ def test_sizes(path: Path) -> None:
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 60, f"{node.name} is over 60 lines"
     assert path.stem not in {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+
+
+def test_whole_jobs_and_rooms_are_tested_by_two_processes(request: pytest.FixtureRequest) -> None:
+    """In one, their loads would meet; see tests/conftest.py."""
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@rooms")
 
 
 def test_readme_layout_table_is_true() -> None:

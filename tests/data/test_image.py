@@ -58,6 +58,7 @@ def test_formats(format: str) -> None:
         (bytes(1_000_001), "image over the byte limit"),
         (encoded(Image.new("L", (5000, 1))), "image aspect over the limit"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # a PDF holds the time it was made
 )
 def test_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:

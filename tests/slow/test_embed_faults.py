@@ -47,10 +47,10 @@ def process_of(job: int, wanted: bytes) -> int:
     raise AssertionError(f"no process with {wanted!r} below {job}")
 
 
-def wait_for(count: int, store: Callable[[], Store], job: subprocess.Popen[bytes]) -> None:
+def wait_for(count: int, store: Callable[[], Store], job: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert job.poll() is None, "the job ended too early"
+        assert job.poll() is None, f"the job ended too early: {log.read_text()[-4000:]}"
         try:
             opened = store()
             (collection,) = opened.collections()
@@ -76,11 +76,11 @@ def test_kills_in_the_middle_lose_nothing_and_repeat_nothing(tiny_bundle: Path, 
 
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=log, stderr=log)
-        wait_for(2000, store, job)
+        wait_for(2000, store, job, tmp_path / "log")
         os.kill(process_of(job.pid, b"_Actor"), signal.SIGKILL)
-        wait_for(6000, store, job)
+        wait_for(6000, store, job, tmp_path / "log")
         os.kill(process_of(job.pid, b"unimir.index.lite"), signal.SIGKILL)
-        wait_for(10_000, store, job)
+        wait_for(10_000, store, job, tmp_path / "log")
         job.kill()
         job.wait()
     done = run(*arguments)

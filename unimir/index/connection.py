@@ -37,10 +37,13 @@ class mapped:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, grpc.RpcError):
-            raise IndexUnavailable(f"Milvus does not answer ({error.code().name})") from error
-        if not isinstance(error, MilvusException):
+        if not isinstance(error, (grpc.RpcError, MilvusException)):
             return
+        # pymilvus tries again until its deadline, and then gives gRPC's code as if it were Milvus's.
+        status = error.code() if isinstance(error, grpc.RpcError) else error.code
+        if isinstance(status, grpc.StatusCode):
+            raise IndexUnavailable(f"Milvus does not answer ({status.name})") from error
+        assert isinstance(error, MilvusException)
         message = " ".join(str(error.message).split())[:300]
         if error.code == _NOT_LOADED:
             raise NotLoaded(message) from error
