@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from unimir.config import Config, Stage
 
@@ -17,11 +16,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes of tests, of about equal length: whole jobs and a real server; all that shares fixtures."""
-    items.sort(key=lambda item: item.path.parent.name == "real")  # last: the bundle it needs is made by others
+    """Two processes of tests: whole jobs in one, in the other all that shares this file's fixtures."""
     for item in items:
-        whole = item.path.name == "test_jobs.py" or item.path.parent.name == "real"
-        item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))
+        item.add_marker(pytest.mark.xdist_group("jobs" if item.path.name == "test_jobs.py" else "rooms"))
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +64,8 @@ def tiny_run(tiny_prepared: Path, tiny_config: Config, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all processes of tests: whoever needs it first makes it."""
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
     if given := os.environ.get("UNIMIR_TEST_BUNDLE"):  # tests run by a test (see tests/real) train no other
         return Path(given)
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with FileLock(shared / "bundle.lock"):
-        if not (shared / "bundle").exists():
-            (bundle,) = (request.getfixturevalue("tiny_run") / "bundles").iterdir()
-            (shared / "bundle").write_text(str(bundle))
-    return Path((shared / "bundle").read_text())
+    (bundle,) = (request.getfixturevalue("tiny_run") / "bundles").iterdir()
+    return bundle
