@@ -298,6 +298,24 @@ def test_a_row_that_poisons_its_batch_is_isolated(
     assert worker._store.count(worker._task.collection) == 2 * done.embedded
 
 
+def test_a_worker_that_starts_while_the_index_is_away_waits_too(
+    alone: Callable[[], Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was killed is started again, perhaps at the moment when Milvus is too."""
+    task, calls = alone()._task, []
+
+    def sometimes(uri: str) -> Store:
+        calls.append(uri)
+        if len(calls) < 3:
+            raise IndexUnavailable("away")
+        return Store(uri)
+
+    monkeypatch.setattr(embedder, "Store", sometimes)
+    (unit,) = plan(task.catalog, 1000)
+    assert Embedder(task)(unit, frozenset()).embedded == ITEMS
+    assert calls == [task.uri] * 3
+
+
 def test_a_worker_waits_for_an_index_that_is_away_for_a_while(
     alone: Callable[[], Embedder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

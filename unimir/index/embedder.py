@@ -94,7 +94,7 @@ class Embedder:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._store = Store(task.uri)
+        self._store = _patiently(Store, task.uri)  # a worker may be started again just when Milvus is
         self._ready = 0.0
 
     @functools.cached_property
