@@ -112,7 +112,7 @@ def test_sizes(path: Path) -> None:
 
 
 def test_whole_jobs_and_rooms_are_tested_by_two_processes(request: pytest.FixtureRequest) -> None:
-    """In one, their loads would meet; see tests/conftest.py."""
+    """Otherwise the longest tests of both groups meet on the same cores; see tests/conftest.py."""
     assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@rooms")
 
 

@@ -232,7 +232,7 @@ def storage_part(directory: Path, rows: int, dim: int) -> dict[str, Any]:
         with embedded(directory / kind) as uri:
             store = Store(uri, index=IndexConfig(kind=kind))
             store.create("stored", dim)
-            (server,) = [p for p in psutil.Process().children() if "unimir.index.lite" in p.cmdline()]
+            (server,) = [p for p in psutil.Process().children() if str(directory / kind / "data") in p.cmdline()]
             before = server.memory_info().rss
             for start in range(0, rows, WINDOW):
                 store.upsert("stored", data[start : start + WINDOW], vectors[start : start + WINDOW])
