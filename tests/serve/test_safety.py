@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from serve.conftest import OTHER, PORT, TENANT, Ask
+from serve.conftest import LIMITED, OTHER, PORT, TENANT, Ask
 
 PROTECTED = [
     ("POST", "/v1/search"),
@@ -32,6 +32,13 @@ def test_without_a_valid_key_nothing_is_answered(ask: Ask, method: str, path: st
         status, given_back, problem = ask(method, path, {"query": "a"}, tenant=None, **headers)
         assert (status, problem["code"]) == (401, "unauthorized")
         assert given_back["www-authenticate"] == "Bearer"
+
+
+def test_a_tenant_is_told_its_own_quota_and_nobody_elses(ask: Ask) -> None:
+    status, _, info = ask("GET", "/v1/info", tenant=LIMITED)
+    assert (status, info["limits"]["tenant_requests_per_s"]) == (200, 50.0)
+    status, _, info = ask("GET", "/v1/info")
+    assert (status, info["limits"]["tenant_requests_per_s"]) == (200, None)
 
 
 def test_a_replicas_own_port_asks_for_the_key_too(ask: Ask) -> None:

@@ -178,9 +178,11 @@ class InfoOut(BaseModel):
     limits: dict[str, float | None]
 
     @classmethod
-    def of(cls, gateway: Gateway) -> InfoOut:
-        """As JSON has it."""
+    def of(cls, gateway: Gateway, tenant: str) -> InfoOut:
+        """As JSON has it; of quotas only the tenant's own."""
         settings, served = gateway.settings, gateway.served
+        limits = dataclasses.asdict(settings.limits)
+        limits["tenant_requests_per_s"] = settings.limits.requests_per_s(tenant)
         return cls(
             bundle_id=served.bundle_id,
             collection=served.collection,
@@ -189,7 +191,7 @@ class InfoOut(BaseModel):
             slots={label: rule.field for label, rule in settings.slots.items()},
             languages=list(time_words.languages()),
             fields=[f"{name}.NAME" if kind == "texts" else name for name, kind in FILTERABLE.items()],
-            limits=dataclasses.asdict(settings.limits),
+            limits=limits,
         )
 
 

@@ -164,7 +164,7 @@ async def feedback(
 @router.get("/v1/info")
 async def info(gateway: Serving, tenant: Tenant) -> InfoOut:
     """What is served, and what may be asked."""
-    return InfoOut.of(gateway)
+    return InfoOut.of(gateway, tenant)
 
 
 @router.get("/healthz")

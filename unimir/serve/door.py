@@ -105,8 +105,7 @@ class Door:
 
     def _charge(self, tenant: str) -> None:
         """Takes one of the tenant's requests; a second's worth may be saved up."""
-        quotas = self._limits.tenant_requests_per_s
-        rate = quotas.get(tenant, quotas.get("*"))
+        rate = self._limits.requests_per_s(tenant)
         if rate is None:
             return
         now = time.monotonic()

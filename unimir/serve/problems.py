@@ -11,6 +11,7 @@ import math
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from unimir.index.connection import IndexRefused, IndexTimeout, IndexUnavailable
@@ -119,7 +120,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(503, "index_refused", "the index refuses", 1.0)
         case NotFound():
             return Problem(404, "item_not_found", f"no item {str(error)!r:.80}")
-        case ValueError():
+        case ValueError() if not isinstance(error, ValidationError):  # that one is an answer of ours gone wrong
             return Problem(422, "invalid_request", str(error))
     _log.error("request %s", request_id, exc_info=error)
     return Problem(500, "internal", "an error of the service; the log has it under the request's id")

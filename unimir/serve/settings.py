@@ -47,6 +47,11 @@ class Limits:
             for one in value.values() if isinstance(value, Mapping) else [value]:
                 _require(one > 0, f"limits.{name} is {value}; must be positive")
 
+    def requests_per_s(self, tenant: str) -> float | None:
+        """The tenant's own quota; None if it has none."""
+        quotas = self.tenant_requests_per_s
+        return quotas.get(tenant, quotas.get("*"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRule:
