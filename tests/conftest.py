@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,21 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes of tests, of about equal length: whole jobs and a real server; all that shares fixtures."""
-    # Last: the real server, whose bundle others make, and the service, which then stays up until the end.
-    items.sort(key=lambda item: item.path.parent.name in ("real", "serve"))
+    """Three processes of tests: whole training jobs; servers and clusters of their own; all that shares fixtures."""
+    items.sort(key=lambda item: item.path.parent.name == "serve")  # last: it then stays up until the end
     for item in items:
-        whole = item.path.name == "test_jobs.py" or item.path.parent.name == "real"
-        item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))
+        job, own = item.path.name == "test_jobs.py", item.path.name in ("test_server.py", "test_autoscaling.py")
+        item.add_marker(pytest.mark.xdist_group("jobs" if job else "own" if own else "rooms"))
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Path]) -> Path:
+    """What is made once for all processes of tests, by whoever needs it first."""
+    own = factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            (shared / name).write_text(str(make()))
+    return Path((shared / name).read_text())
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +62,11 @@ def tiny_prepared(ray_cluster: None, tiny_config: Config, tmp_path_factory: pyte
     from unimir.data.prepare import prepare
     from unimir.data.sources import corpora_of
 
-    out = tmp_path_factory.mktemp("prepared")
-    return prepare(corpora_of(tiny_config, out), tiny_config, out)
+    def make() -> Path:
+        out = tmp_path_factory.mktemp("prepared")
+        return prepare(corpora_of(tiny_config, out), tiny_config, out)
+
+    return once(tmp_path_factory, "tiny_prepared", make)
 
 
 @pytest.fixture(scope="session")
@@ -62,20 +74,21 @@ def tiny_run(tiny_prepared: Path, tiny_config: Config, tmp_path_factory: pytest.
     """Everything a training run with two workers leaves behind: bundles/, runs/ and logs/."""
     from unimir.train.driver import train
 
-    out = tmp_path_factory.mktemp("run")
-    train(tiny_config, tiny_prepared, out, workers=2)
-    return out
+    def make() -> Path:
+        out = tmp_path_factory.mktemp("run")
+        train(tiny_config, tiny_prepared, out, workers=2)
+        return out
+
+    return once(tmp_path_factory, "tiny_run", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all processes of tests: whoever needs it first makes it."""
     if given := os.environ.get("UNIMIR_TEST_BUNDLE"):  # tests run by a test (see tests/real) train no other
         return Path(given)
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with FileLock(shared / "bundle.lock"):
-        if not (shared / "bundle").exists():
-            (bundle,) = (request.getfixturevalue("tiny_run") / "bundles").iterdir()
-            (shared / "bundle").write_text(str(bundle))
-    return Path((shared / "bundle").read_text())
+
+    def make() -> Path:
+        (bundle,) = (request.getfixturevalue("tiny_run") / "bundles").iterdir()
+        return Path(bundle)
+
+    return once(tmp_path_factory, "tiny_bundle", make)

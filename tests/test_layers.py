@@ -111,7 +111,7 @@ def test_sizes(path: Path) -> None:
     assert path.stem not in {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 
 
-def test_whole_jobs_and_rooms_are_tested_by_two_processes(request: pytest.FixtureRequest) -> None:
+def test_groups_of_tests_are_kept_apart(request: pytest.FixtureRequest) -> None:
     """Otherwise the longest tests of both groups meet on the same cores; see tests/conftest.py."""
     assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@rooms")
 

@@ -6,6 +6,7 @@ from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.schema import LabelSet
+from unimir.train.losses import Batch, Objective
 
 LABEL_SETS = (
     LabelSet(name="other", intents=("a", "b", "c"), slots=("x",)),
@@ -38,3 +39,41 @@ def build(**changes: object) -> UniMIR:
 def texts(*lengths: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(sum(lengths))
     return TokenBatch.from_lists([torch.randint(2, 100, (n,), generator=generator).tolist() for n in lengths])
+
+
+def objective() -> Objective:
+    model = build()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.fusion.update.weight, std=0.1)
+    return Objective(model, groups_K=torch.tensor([0, 1, 2, 3, 5, 8]))
+
+
+def batch_of(rows: slice, sizes: list[int]) -> Batch:
+    """Six queries for pictures and texts by turns, with NLU labels; `rows` is one worker's share."""
+    pictures = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    lengths, documents = [4, 7, 3, 9, 5, 6], [8, 5, 12, 4, 9, 7]
+    numbers = list(range(6))[rows]
+    with_picture = [i for i in numbers if i % 2 == 0]
+    with_text = [i for i in numbers if i % 2]
+    picture_of = torch.tensor([with_picture.index(i) if i % 2 == 0 else -1 for i in numbers])
+    all_texts = [texts(n) for n in lengths]
+    all_documents = [texts(n + 20) for n in documents]
+
+    def join(parts: list) -> object:
+        return type(parts[0])(torch.cat([p.ids_T for p in parts]), torch.cat([p.lengths_B for p in parts]))
+
+    tags = [torch.arange(n) % 5 + 3 for n in lengths]
+    return Batch(
+        losses={"contrastive": 1.0, "fused": 0.7, "proxy": 0.4, "intent": 0.5, "slots": 0.25},
+        sizes=sizes,
+        texts=join([all_texts[i] for i in numbers]),
+        groups_B=torch.tensor([0, 1, 2, 3, 0, 5])[rows],
+        texts_B=torch.arange(6)[rows],
+        scale="image",
+        documents=join([all_documents[i] for i in with_text]) if with_text else None,
+        pixels=pictures[with_picture] if with_picture else None,
+        picture_of_B=picture_of,
+        sets_B=torch.ones(6, dtype=torch.int64)[rows],
+        intents_B=torch.tensor([3, 4, 3, 4, 3, 4])[rows],
+        tags_T=torch.cat([tags[i] for i in numbers]),
+    )

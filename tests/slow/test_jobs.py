@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -80,37 +79,6 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
     assert metrics["query_to_item.r@10.macro"] >= metrics["query_to_item_plain.r@10.macro"] + 0.05
     assert metrics["clean_to_item.r@10.macro"] >= metrics["clean_to_item_plain.r@10.macro"] - 0.01
     assert [stage["name"] for stage in found["stages"]] == ["text", "nlu", "joint"]
-
-
-@pytest.mark.timeout(600)
-def test_a_killed_job_goes_on_after_its_last_stage(tmp_path: Path) -> None:
-    """kill -9 of the driver and its workers after the first stage; started again, that stage is not trained again."""
-    settings = [
-        "--recipe",
-        "tiny",
-        "--stages",
-        "text,nlu",
-        "--out",
-        tmp_path,
-        "--set",
-        "sample_items=120",
-        "stages.nlu.steps=100",
-    ]
-    command = [sys.executable, "jobs/train_joint.py", *map(str, settings)]
-    killed = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "runs").glob("*/checkpoint_*/progress.json")):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    (progress,) = (tmp_path / "runs").glob("*/checkpoint_*/progress.json")
-    (before,) = json.loads(progress.read_text())
-    found = result(job("train_joint", *settings))
-    assert found["stages"][0] == before  # type: ignore[index]
-    assert found["stages"][0]["name"] == "text"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

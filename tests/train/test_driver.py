@@ -1,17 +1,19 @@
-"""Is training right as a whole: it learns, repeats, is the same at one and two workers, freezes, refuses mistakes."""
+"""Is training right as a whole: it learns, goes on when killed, is the same at one and two workers, refuses
+mistakes."""
 
-import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from unimir import artifacts
-from unimir.config import Config
+from unimir.config import Config, to_dict
 from unimir.train.driver import select_stages, train
-from unimir.train.worker import build_objective
 
 
 def losses(run: Path, stage: str) -> list[dict[str, float]]:
@@ -42,29 +44,48 @@ def test_a_finished_run_is_returned_as_it_is(tiny_run: Path, tiny_prepared: Path
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_same_seed_same_bundle_and_one_worker_sees_the_same(
-    tiny_run: Path, tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
-) -> None:
-    first_id = artifacts.read_manifest(tiny_bundle, "bundle")["id"]
-    assert train(tiny_config, tiny_prepared, tmp_path / "again", workers=2).bundle_id == first_id
-    only_text = select_stages(tiny_config, ["text"])
-    train(only_text, tiny_prepared, tmp_path / "alone", workers=1)
-    together, alone = losses(tiny_run, "text"), losses(tmp_path / "alone", "text")
+def test_one_worker_sees_what_two_see(tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    train(select_stages(tiny_config, ["text"]), tiny_prepared, tmp_path, workers=1)
+    together, alone = losses(tiny_run, "text"), losses(tmp_path, "text")
     assert len(together) == len(alone) == 20
     for two, one in zip(together, alone, strict=True):
         assert one["task"] == two["task"]
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
-def test_a_part_of_rate_zero_is_bit_identical(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
-    stage = dataclasses.replace(tiny_config.stages[2], steps=4, rates={"nlu": 1e-3, "fusion": 1e-3})
-    config = dataclasses.replace(tiny_config, stages=(stage,))
-    trained = train(config, tiny_prepared, tmp_path, workers=2)
-    before = build_objective(config, tiny_prepared).model.state_dict()
-    after = load_file(trained.bundle / "model.safetensors")
-    for name, value in before.items():
-        frozen = name.startswith(("text.", "image."))
-        assert torch.equal(value, after[name]) == frozen or not value.is_floating_point(), name
+DRIVER = """
+import json, sys
+from pathlib import Path
+import ray
+from unimir.config import Config, from_dict
+from unimir.train.driver import train
+
+ray.init(address="local", num_cpus=2, include_dashboard=False)
+config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
+train(config, Path(sys.argv[2]), Path(sys.argv[3]), workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_after_its_last_stage_to_the_same_bundle(
+    tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """kill -9 of the driver and its workers after the first stage; nobody could tell from the bundle."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny_config)))
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "config.json"), str(tiny_prepared), str(tmp_path)]
+    with (tmp_path / "log").open("wb") as log:
+        killed = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 240
+    # A checkpoint counts once Ray Train has written it down, some time after its files are there.
+    while not any("checkpoint_" in path.read_text() for path in (tmp_path / "runs").glob("*/*snapshot.json")):
+        assert killed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-4000:]
+        time.sleep(0.05)
+    before, *_ = json.loads(next((tmp_path / "runs").glob("*/checkpoint_*/progress.json")).read_text())
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    again = train(tiny_config, tiny_prepared, tmp_path, workers=2)
+    assert again.stages[0] == before
+    assert again.bundle_id == artifacts.read_manifest(tiny_bundle, "bundle")["id"]
 
 
 def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
