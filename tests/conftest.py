@@ -13,15 +13,18 @@ from unimir.config import Config, Stage
 
 # Ray's workers give way to whatever else runs, by default: beside the other process's tests they would come to a halt.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Threads that wait would spin, each on a core that another process's threads need: forty times slower, measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Three processes of tests: whole training jobs; servers and clusters of their own; all that shares fixtures."""
-    items.sort(key=lambda item: item.path.parent.name == "serve")  # last: it then stays up until the end
+    """Two processes of tests, of about equal length: whole jobs and a real server; all that shares fixtures."""
+    # Last: the real server, whose bundle others make, and the service, which then stays up until the end.
+    items.sort(key=lambda item: item.path.parent.name in ("real", "serve"))
     for item in items:
-        job, own = item.path.name == "test_jobs.py", item.path.name in ("test_server.py", "test_autoscaling.py")
-        item.add_marker(pytest.mark.xdist_group("jobs" if job else "own" if own else "rooms"))
+        whole = item.path.name == "test_jobs.py" or item.path.parent.name == "real"
+        item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Path]) -> Path:
