@@ -13,8 +13,8 @@ from unimir.config import Config, Stage
 
 # Ray's workers give way to whatever else runs, by default: beside the other process's tests they would come to a halt.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Threads that wait would spin, each on a core that another process's threads need: forty times slower, measured.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# With more threads than cores, those that wait spin on the cores that the others need: forty times slower, measured.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
