@@ -10,10 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.config import Config, to_dict
 from unimir.train.driver import select_stages, train
+from unimir.train.worker import build_objective
+
+WEIGHTS = "model.safetensors"
 
 
 def losses(run: Path, stage: str) -> list[dict[str, float]]:
@@ -44,8 +49,15 @@ def test_a_finished_run_is_returned_as_it_is(tiny_run: Path, tiny_prepared: Path
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_one_worker_sees_what_two_see(tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
-    train(select_stages(tiny_config, ["text"]), tiny_prepared, tmp_path, workers=1)
+def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
+    tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = select_stages(tiny_config, ["text"])
+    trained = train(config, tiny_prepared, tmp_path, workers=1)
+    before, after = build_objective(config, tiny_prepared).model.state_dict(), load_file(trained.bundle / WEIGHTS)
+    for name, value in before.items():
+        moves = name.startswith("text.") and value.is_floating_point()
+        assert torch.equal(value, after[name]) != moves, name
     together, alone = losses(tiny_run, "text"), losses(tmp_path, "text")
     assert len(together) == len(alone) == 20
     for two, one in zip(together, alone, strict=True):
