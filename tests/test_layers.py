@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "unimir").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 LAYERS = [
     {"schema", "config", "metrics", "artifacts", "bio"},
-    {"recipes", "data", "model", "lexical"},
+    {"recipes", "data", "model", "lexical", "bundle_files"},
     {"bundle", "values"},
     {"onnx_text"},
     {"infer", "train"},
@@ -94,6 +94,14 @@ def test_each_heavy_library_has_one_owner(library: str) -> None:
 
 def test_importing_unimir_imports_no_heavy_library() -> None:
     code = f"import sys, unimir; print([name for name in {HEAVY!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_service_starts_without_the_towers_libraries() -> None:
+    """Replicas that hold no tower start while others answer: seconds of imports there are requests that wait here."""
+    towers = ("torch", "transformers", "timm", "onnxruntime")
+    code = f"import sys, unimir.serve.app; print([name for name in {towers!r} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unimir import artifacts
+from unimir.bundle_files import CONTENT, FILES
 from unimir.config import ModelConfig, from_dict, to_dict
 from unimir.data.image import Preprocess
 from unimir.data.text import TextTokenizer
@@ -32,9 +33,6 @@ from unimir.schema import LabelSet
 GOLDEN_TOLERANCE = 1e-4
 """Largest absolute difference of any component of a golden unit vector, on whatever machine loads the bundle."""
 
-_CONTENT = ("model.safetensors", "config.json", "tokenizer.json")
-"""What a bundle's id is a hash of. Not the golden vectors: they follow from these, but for a machine's rounding."""
-_FILES = (*_CONTENT, "golden.safetensors")
 GOLDEN_TEXTS = (
     "two red boats at the beach",
     "Zeig mir bitte ein Foto von einem Hund vom letzten Monat",
@@ -92,7 +90,7 @@ def save_bundle(
     """Writes the bundle of `weights` for `model`'s architecture and returns its id, a hash of its content."""
     artifacts.start(directory)
     model.load_state_dict(dict(weights))
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, directory / _FILES[0])
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, directory / CONTENT[0])
     shutil.copyfile(tokenizer_file, directory / "tokenizer.json")
     preprocess = preprocess_of(model)
     # Loading must need neither the network nor the pretrained checkpoints: the architecture is written out in full.
@@ -107,7 +105,7 @@ def save_bundle(
     tokenizer = TextTokenizer.from_file(directory / "tokenizer.json", model.config.text.max_tokens)
     golden = golden_vectors(model.eval(), tokenizer, preprocess)
     save_file({name: torch.from_numpy(value) for name, value in golden.items()}, directory / "golden.safetensors")
-    bundle_id = artifacts.files_id(directory, [directory / name for name in _CONTENT])
+    bundle_id = artifacts.files_id(directory, [directory / name for name in CONTENT])
     artifacts.finish(
         directory,
         kind="bundle",
@@ -120,31 +118,10 @@ def save_bundle(
     return bundle_id
 
 
-def read_model_config(directory: Path) -> ModelConfig:
-    """The configuration of a bundle's model, without its weights; ValueError if there is no bundle."""
-    artifacts.read_manifest(directory, "bundle")
-    try:
-        described = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        return from_dict(ModelConfig, described["model"])
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{directory}: damaged bundle ({error})") from error
-
-
-def verify_bundle(directory: Path) -> None:
-    """ValueError unless the bundle's files are, byte for byte, those it was made of. Loads nothing."""
-    bundle_id = artifacts.read_manifest(directory, "bundle")["id"]
-    for name in _FILES:
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory}: the bundle lacks {name}")
-    found = artifacts.files_id(directory, [directory / name for name in _CONTENT])
-    if found != bundle_id:
-        raise ValueError(f"{directory}: damaged bundle (its files make {found}, its manifest says {bundle_id})")
-
-
 def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
     """Loads a bundle; ValueError if a file is missing, damaged, or does not reproduce the golden vectors."""
     manifest = artifacts.read_manifest(directory, "bundle")
-    for name in _FILES:
+    for name in FILES:
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: the bundle lacks {name}")
     try:

@@ -24,7 +24,7 @@ from unimir.data.image import decode_image
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 from unimir.onnx_text import open_exported
-from unimir.schema import Parse, Slot
+from unimir.schema import Parse, Slot, Understood
 
 Offsets = list[tuple[int, int]]
 Probabilities = NDArray[np.float32]
@@ -39,15 +39,6 @@ class Encoded:
     text: str
     ids: list[int]
     offsets: Offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Understood:
-    """What one forward pass makes of a query: its vector with the noise suppressed, the plain one, and the parse."""
-
-    fused_D: NDArray[np.float32]
-    plain_D: NDArray[np.float32]
-    parse: Parse
 
 
 class TextSide(Protocol):
@@ -97,8 +88,8 @@ class Encoder:
         self.dim = bundle.model.config.dim
         self._model = bundle.model
         self._device = next(bundle.model.parameters()).device
-        self._budget = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS
-        bundle.model.text.token_budget = self._budget
+        self.token_budget = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS  # of one forward pass
+        bundle.model.text.token_budget = self.token_budget
         self._text = text or TorchText(bundle.model)
         self._sets = {label_set.name: number for number, label_set in enumerate(bundle.label_sets)}
         self._steps = [allowed_steps(label_set.tags) for label_set in bundle.label_sets]
@@ -134,7 +125,7 @@ class Encoder:
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         ids = self.bundle.tokenizer.encode(_clean(texts))
-        for rows in token_chunks([len(row) for row in ids], self._budget):
+        for rows in token_chunks([len(row) for row in ids], self.token_budget):
             vectors[rows] = self._text.vectors([ids[row] for row in rows], fused=as_query)
         return self.prefix(vectors, dimensions)
 
@@ -191,7 +182,7 @@ class Encoder:
         found: dict[int, Understood] = {}
         heads, number = self._model.nlu, self._sets[name]
         intents, tags = slice(*heads.intent_ranges[number]), slice(*heads.tag_ranges[number])
-        for rows in token_chunks([len(one.ids) for one in encoded], self._budget):
+        for rows in token_chunks([len(one.ids) for one in encoded], self.token_budget):
             plain_BD, fused_BD, intent_BI, tag_TG = self._text.understand([encoded[row].ids for row in rows])
             intent_BI, tag_TG = _softmax(intent_BI[:, intents]), _softmax(tag_TG[:, tags])
             start = 0

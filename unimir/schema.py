@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 Kind = Literal["image_text", "text_text", "parallel", "nlu", "intent_query"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -101,3 +103,12 @@ class Parse:
     intent: str
     intent_score: float
     slots: tuple[Slot, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What one forward pass makes of a query: its vector with the noise suppressed, the plain one, and the parse."""
+
+    fused_D: NDArray[np.float32]
+    plain_D: NDArray[np.float32]
+    parse: Parse

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from unimir.bundle import read_model_config
+from unimir.bundle_files import read_model_config
 from unimir.data.catalog import catalog_of_files
 from unimir.data.passes import Actors
 from unimir.data.readers import plan

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unimir import artifacts
-from unimir.bundle import read_model_config
+from unimir.bundle_files import read_model_config
 from unimir.data.catalog import Catalog
 from unimir.data.items import read_ids
 from unimir.data.passes import Actors, each

@@ -24,8 +24,7 @@ from unimir.index.connection import IndexUnavailable
 from unimir.index.entities import MODALITIES, Modality, Row, key_of, problems, rows_of, salt_of, with_preview
 from unimir.index.filters import AllOf, Equals, Filter, Not, OneOf
 from unimir.index.requests import Hit
-from unimir.infer import Understood
-from unimir.schema import Parse, Slot
+from unimir.schema import Parse, Slot, Understood
 from unimir.serve.constraints import Constraint, constraints_of, fields_of, names_said
 from unimir.serve.parts import Index, Pictures, Texts, Vector
 from unimir.serve.served import Served

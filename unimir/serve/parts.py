@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
+import os
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unimir.index.async_store import AsyncStore
@@ -23,12 +26,15 @@ from unimir.index.connection import IndexTimeout, IndexUnavailable, NoCollection
 from unimir.index.entities import KEY_BYTES, Row
 from unimir.index.lite import find
 from unimir.index.requests import Hit, SearchOptions
-from unimir.infer import CPU_TOKENS, GPU_TOKENS, Encoded, Encoder, Understood
+from unimir.schema import Understood
 from unimir.serve.gather import Gather
 from unimir.serve.served import Served
 from unimir.serve.settings import Settings
 from unimir.serve.vocabulary import Vocabulary
 from unimir.serve.watch import watch
+
+if TYPE_CHECKING:
+    from unimir.infer import Encoded, Encoder
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
@@ -87,10 +93,25 @@ class Mismatch(RuntimeError):
 
 @functools.lru_cache(maxsize=1)
 def _model(bundle: Path, backend: str, device: str, threads: int) -> tuple[Encoder, ThreadPoolExecutor]:
-    """The bundle, loaded once a process, and the one thread that runs it."""
+    """The bundle, loaded once a process, and the one thread that runs it.
+
+    The libraries are imported by a thread that waits for whoever else wants the processor: that takes seconds, and
+    replicas start beside others that answer. Only imported: the threads that a model starts would stay as patient.
+    """
+    with ThreadPoolExecutor(1, initializer=_give_way) as patient:
+        patient.submit(importlib.import_module, "unimir.infer").result()
+    import torch
+
+    from unimir.infer import Encoder
+
     torch.set_num_threads(threads)
     encoder = Encoder.from_bundle(bundle, backend=backend, device=device)
     return encoder, ThreadPoolExecutor(1, "model")
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where priority is a thread's own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 class TextEncoder:
@@ -102,7 +123,7 @@ class TextEncoder:
             self._run,
             name="text encoder",
             weigh=lambda encoded: len(encoded.ids),
-            budget=CPU_TOKENS if settings.device == "cpu" else GPU_TOKENS,
+            budget=self._encoder.token_budget,
             wait_s=settings.gather_s,
             most_waiting=settings.limits.waiting,
             seen=watch().lot,

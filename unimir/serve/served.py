@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimir import artifacts
-from unimir.bundle import read_model_config, verify_bundle
+from unimir.bundle_files import read_model_config, verify_bundle
 from unimir.index.lite import embedded
 from unimir.index.store import Store
 from unimir.index.versions import versions
