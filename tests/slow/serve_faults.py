@@ -294,5 +294,7 @@ if __name__ == "__main__":
     parser.add_argument("--other", required=True, help="a bundle with another id, for the move of the alias")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--only", help="names of faults, with commas between")
-    parser.add_argument("--in-flight", type=int, default=2, help="requests at a time in the overload: one a core")
+    parser.add_argument(
+        "--in-flight", type=int, default=1, help="requests at a time in the overload: Milvus has the other core"
+    )
     print(json.dumps(main(parser.parse_args())))

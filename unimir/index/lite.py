@@ -100,8 +100,8 @@ class _Server:
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "unimir.index.lite", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--data-dir", str(self._directory / "data")]
-        # A group of its own, so that Ctrl-C reaches the owner alone. Not a session: Linux shares processors out by session
-        # (sched_autogroup), and beside busy ones that of a server that mostly waits was starved for seconds.
+        # A group of its own, so that Ctrl-C reaches the owner alone. Not a session: Linux shares processors out by
+        # session (sched_autogroup), and beside busy ones that of a server that mostly waits was starved for seconds.
         with (self._directory / "server.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
 
