@@ -42,8 +42,9 @@ def head() -> Iterator[dict[str, str]]:
     # Ports of its own, and stopped by its own process: the session's cluster may be up beside it.
     ports = ["--port=0", "--dashboard-port=8271", "--dashboard-agent-listen-port=52471"]
     start = [ray, "start", "--head", "--block", *ports, "--num-cpus=2", f"--temp-dir={home}/r"]
+    # Not a session of its own: by sessions Linux shares processors out (see unimir/index/lite.py).
     started = subprocess.Popen(
-        start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
     )
     yield variables
     # All at once: nothing of it is needed any more, and stopping it in order takes half a minute.

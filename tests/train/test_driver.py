@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_after_its_last_stage_to_the_same_bundle(
     (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny_config)))
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "config.json"), str(tiny_prepared), str(tmp_path)]
     with (tmp_path / "log").open("wb") as log:
-        killed = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        killed = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
     deadline = time.monotonic() + 240
     # A checkpoint counts once Ray Train has written it down, some time after its files are there.
     while not any("checkpoint_" in path.read_text() for path in (tmp_path / "runs").glob("*/*snapshot.json")):
