@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.bundle is None:
         raise ValueError("--bundle: say which bundle embeds the catalog")
     # A mistake is answered before the slow part: imports, a cluster, a server.
-    least, most = _workers(args.workers)
+    least, most = job.workers(args.workers)
     artifacts.read_manifest(Path(args.bundle), "bundle")
     from unimir.data.passes import Actors
     from unimir.data.sources import catalog_of
@@ -88,13 +88,6 @@ def _milvus(uri: str | None, out: Path) -> Iterator[str]:
 
     with embedded(out / "milvus") as own:
         yield own
-
-
-def _workers(text: str) -> tuple[int, int]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"--workers {text!r}; expected MIN,MAX such as 1,2")
-    return int(parts[0]), int(parts[1])
 
 
 def _arguments() -> argparse.Namespace:

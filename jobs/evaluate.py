@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
-from unimir.config import Config, from_dict, override
+from unimir.config import Config
+from unimir.plain import from_dict, override
 from unimir.recipes import recipe
 
 

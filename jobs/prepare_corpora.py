@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
-from unimir.config import override
+from unimir.plain import override
 from unimir.recipes import recipe
 
 

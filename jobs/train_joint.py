@@ -1,6 +1,7 @@
 """Prepares a corpus, trains the three stages, evaluates the bundle.
 
-python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers 2] [--set key=value ...]
+python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers 2] [--storage URI]
+                           [--track wandb,mlflow] [--set key=value ...]
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
-from unimir.config import override
+from unimir.plain import override
 from unimir.recipes import recipe
 
 
@@ -30,13 +31,14 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     from unimir.evaluate import evaluate
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
-    from unimir.train.driver import select_stages, train
+    from unimir.train.driver import Places, select_stages, train
 
     if args.stages:
         config = select_stages(config, args.stages.split(","))
     with job.cluster():
         prepared = prepare(corpora, config, out)
-        trained = train(config, prepared, out, workers=args.workers)
+        places = Places(out=out, storage=args.storage, trackers=tuple(filter(None, args.track.split(","))))
+        trained = train(config, prepared, places, workers=args.workers)
     found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     about = {"recipe": config.recipe, "bundle": trained.bundle_id, "prepared": prepared_id}
@@ -63,6 +65,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--root", metavar="DIR", help="where the manifest's relative paths start")
     parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")
     parser.add_argument("--workers", type=int, default=2, help="training workers")
+    parser.add_argument("--storage", metavar="URI", help="where checkpoints go (s3://..., gs://..., a path)")
+    parser.add_argument("--track", default="", metavar="NAMES", help="wandb,mlflow: trackers beside TensorBoard")
     parser.add_argument("--stages", default="", help="some of the recipe's stages, by name, comma-separated")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe's config")
     return parser.parse_args()

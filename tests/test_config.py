@@ -2,7 +2,8 @@
 
 import pytest
 
-from unimir.config import Config, from_dict, override, to_dict
+from unimir.config import Config
+from unimir.plain import from_dict, override, to_dict
 from unimir.recipes import recipe
 
 NAMES = ("sample", "tiny", "atlas", "atlas-smoke")

@@ -6,7 +6,8 @@ from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.schema import LabelSet
-from unimir.train.losses import Batch, Objective
+from unimir.train.losses import Objective
+from unimir.train.shares import Batch
 
 LABEL_SETS = (
     LabelSet(name="other", intents=("a", "b", "c"), slots=("x",)),

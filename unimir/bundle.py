@@ -23,11 +23,13 @@ from torch import Tensor
 
 from unimir import artifacts
 from unimir.bundle_files import CONTENT, FILES
-from unimir.config import ModelConfig, from_dict, to_dict
+from unimir.config import ModelConfig
 from unimir.data.image import Preprocess
 from unimir.data.text import TextTokenizer
+from unimir.export import Form, export_text
 from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
+from unimir.plain import from_dict, to_dict
 from unimir.schema import LabelSet
 
 GOLDEN_TOLERANCE = 1e-4
@@ -54,6 +56,11 @@ class Bundle:
     preprocess: Preprocess
     label_sets: tuple[LabelSet, ...]
     manifest: Mapping[str, Any]
+    directory: Path
+
+    def export(self, form: Form, directory: Path | str) -> None:
+        """Writes the text tower for another library, see `unimir.export`. ValueError if its form cannot hold it."""
+        export_text(self.model.text, self.tokenizer, self.directory / "tokenizer.json", form, Path(directory))
 
 
 def read_label_sets(path: Path) -> tuple[LabelSet, ...]:
@@ -94,7 +101,9 @@ def save_bundle(
     shutil.copyfile(tokenizer_file, directory / "tokenizer.json")
     preprocess = preprocess_of(model)
     # Loading must need neither the network nor the pretrained checkpoints: the architecture is written out in full.
-    text = dataclasses.replace(model.config.text, backbone=None, arch=model.text.architecture())
+    text = dataclasses.replace(
+        model.config.text, backbone=None, pooling=model.text.pooling, arch=model.text.architecture()
+    )
     image = dataclasses.replace(model.config.image, pretrained=False, checkpoint=None)
     described = {
         "model": to_dict(dataclasses.replace(model.config, text=text, image=image)),
@@ -151,6 +160,7 @@ def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
         preprocess=preprocess,
         label_sets=label_sets,
         manifest=manifest,
+        directory=directory,
     )
 
 

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 
 from unimir import artifacts
-from unimir.config import ModelConfig, from_dict
+from unimir.config import ModelConfig
+from unimir.plain import from_dict
 
 CONTENT = ("model.safetensors", "config.json", "tokenizer.json")
 """What a bundle's id is a hash of. Not the golden vectors: they follow from these, but for a machine's rounding."""

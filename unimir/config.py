@@ -5,21 +5,17 @@ Holds no tuned number of any run (those are in recipes) and knows no library but
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal
 
 from unimir.schema import KINDS, SPLITS, Kind, Split
 
-T = TypeVar("T")
 PARTS = ("text", "ngrams", "image", "nlu", "fusion", "proxies")
 """Parts that a stage gives a learning rate of their own."""
-LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor")
+LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor", "distill")
 """Text against counterpart; fused query against counterpart; both against a learned vector per group; intent; slots;
-distance to the vectors at stage start."""
+distance to the vectors at stage start; distance to a teacher's vectors."""
 
 BACKENDS = ("torch", "onnx-fp32", "onnx-int8")
 """What can run the text side of a bundle: PyTorch anywhere, ONNX Runtime on a CPU."""
@@ -66,7 +62,7 @@ class TextConfig:
 
     backbone: str | None = None
     arch: Mapping[str, Any] = field(default_factory=dict)
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls"] | None = None  # None: what the backbone's own directory says, else mean
     max_tokens: int = 64
     ngrams: int = 0  # longest n-gram of tokens with a hashed vector of its own, beside the backbone; 0: none
     ngram_buckets: int = 65_536
@@ -112,6 +108,8 @@ class Task:
     batch_size: int = 256  # examples over all workers
     per_picture: int = 1  # about so many captions of one picture side by side, so that fewer pictures are encoded
     hide: float = 0.0  # tokens of a text replaced by <mask>: up to this share, uniformly drawn for each text
+    cached: bool = False  # encode in chunks whose activations are computed again: large batches in little memory
+    hard_negatives: int = 0  # mined documents (see Config.negatives) that every query is also held against
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
 
     def __post_init__(self) -> None:
@@ -120,6 +118,12 @@ class Task:
         _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
         _require(self.per_picture > 0, f"task {self.name}: per_picture {self.per_picture}; must be positive")
         _require(0 <= self.hide < 1, f"task {self.name}: hide {self.hide}; at least 0 and below 1")
+        mined = self.hard_negatives
+        _require(mined >= 0, f"task {self.name}: hard_negatives {mined}; at least 0")
+        _require(
+            not mined or self.kind == "text_text",
+            f"task {self.name}: hard_negatives {mined}; kind {self.kind} has none, only text_text",
+        )
         unknown = set(self.losses) - set(LOSSES)
         _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 
@@ -154,6 +158,42 @@ class EngineConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     grad_clip: float = 1.0
+    compile: bool = False  # torch.compile of both backbones
+    activation_checkpointing: bool = False  # layers' activations computed again instead of kept
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precision == "fp32" or self.zero > 0,
+            f"engine.zero {self.zero} with engine.precision {self.precision}; ZeRO 1, 2 or 3 keep the fp32 weights",
+        )
+        _require(
+            not (self.compile and self.zero == 3),
+            "engine.compile with engine.zero 3; ZeRO 3 fetches weights by hooks, which would cut every graph",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """How much of a training run a kill costs, and how often it goes on by itself."""
+
+    every_steps: int = 0  # checkpoints within a stage; 0: only at the ends of stages
+    keep: int = 1  # checkpoints kept by the deciding loss, beside the last
+    failures: int = 3  # of workers, before the run gives up
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, f"restarts.every_steps {self.every_steps}; at least 0")
+        _require(self.keep > 0, f"restarts.keep {self.keep}; must be positive")
+        _require(self.failures >= 0, f"restarts.failures {self.failures}; at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A text encoder whose vectors the loss `distill` comes near: a Hugging Face name or path with its tokenizer."""
+
+    backbone: str
+    pooling: Literal["mean", "cls"] | None = None
+    max_tokens: int = 128
+    distance: Literal["cosine", "mse"] = "cosine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,104 +223,25 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     stages: tuple[Stage, ...] = ()
     engine: EngineConfig = field(default_factory=EngineConfig)
+    restarts: Restarts = field(default_factory=Restarts)
+    teacher: Teacher | None = None
+    negatives: str | None = None  # an artifact of jobs/mine_negatives.py on the same prepared corpus
     evaluation: tuple[EvalTask, ...] = ()
     eval_split: Split = "evaluation"
 
     def __post_init__(self) -> None:
         _require(self.eval_split in SPLITS, f"eval_split {self.eval_split!r}; one of {', '.join(SPLITS)}")
+        tasks = [task for stage in self.stages for task in stage.tasks]
+        for task in tasks:
+            _require(
+                not task.losses.get("distill") or self.teacher is not None,
+                f"task {task.name}: loss distill, but the config has no teacher",
+            )
+            _require(
+                not task.hard_negatives or self.negatives is not None,
+                f"task {task.name}: hard_negatives {task.hard_negatives}, but the config names no negatives",
+            )
         _require(
             self.model.text.max_tokens >= self.prepare.max_tokens,
             f"model.text.max_tokens {self.model.text.max_tokens} is below prepare.max_tokens {self.prepare.max_tokens}",
         )
-
-
-def to_dict(config: Any) -> Any:
-    """Plain JSON values of a config."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, Mapping):
-        return {str(key): to_dict(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [to_dict(value) for value in config]
-    return config
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Builds a config dataclass from plain values; ValueError names the key that does not fit."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where or cls.__name__}: expected a mapping, got {values!r}")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = [key for key in values if key not in names]
-    if unknown:
-        raise ValueError(f"{where or cls.__name__}: unknown key {unknown[0]!r}; known keys: {', '.join(names)}")
-    built = {key: _coerce(hints[key], value, f"{where}.{key}" if where else key) for key, value in values.items()}
-    try:
-        return cls(**built)
-    except TypeError as error:  # a required key is missing
-        raise ValueError(f"{where or cls.__name__}: {error}".replace("__init__() ", "")) from error
-
-
-def override(config: T, settings: Sequence[str]) -> T:
-    """Applies `key.path=value` settings; values are YAML scalars or flow collections."""
-    import yaml
-
-    values = to_dict(config)
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise ValueError(f"setting {setting!r}: expected key=value")
-        node, *rest = values, *key.split(".")
-        for name in rest[:-1]:
-            node = _step(node, name, key)
-        _step(node, rest[-1], key)
-        node[int(rest[-1]) if isinstance(node, list) else rest[-1]] = yaml.safe_load(text)
-    return from_dict(type(config), values)
-
-
-def _step(node: Any, name: str, key: str) -> Any:
-    """One step into nested plain values; list members go by index or by their `name`."""
-    if isinstance(node, list):
-        for position, member in enumerate(node):
-            if name == str(position) or (isinstance(member, Mapping) and member.get("name") == name):
-                return member
-        raise ValueError(f"setting {key!r}: no member {name!r}")
-    if not isinstance(node, Mapping) or name not in node:
-        known = ", ".join(node) if isinstance(node, Mapping) else "none"
-        raise ValueError(f"setting {key!r}: unknown key {name!r}; known keys: {known}")
-    return node[name]
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, where)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(arg for arg in args if arg is not type(None)), value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{where}: {value!r}; one of {', '.join(map(str, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(
-            _coerce(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(inner, value, strict=True))
-        )
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected a mapping, got {value!r}")
-        return {str(key): _coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value

@@ -1,6 +1,6 @@
 """What every job does alike: connect to Ray, answer a user's mistake with one line, end with one JSON object.
 
-Knows no flag and no work of any job.
+Knows no work of any job.
 """
 
 from __future__ import annotations
@@ -46,6 +46,14 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def workers(text: str) -> tuple[int, int]:
+    """The numbers of MIN,MAX. ValueError if it is something else."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"--workers {text!r}; expected MIN,MAX such as 1,2")
+    return int(parts[0]), int(parts[1])
 
 
 def nodes() -> int:

@@ -15,8 +15,8 @@ from unimir.config import (
     Task,
     TextConfig,
     TokenizerConfig,
-    override,
 )
+from unimir.plain import override
 
 
 def recipe(name: str) -> Config:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from unimir.config import from_dict
 from unimir.data.sample import REFERENCE_DATE, generate, lexicon
 from unimir.index.filters import AllOf, Between, Equals, Filter
+from unimir.plain import from_dict
 from unimir.schema import Parse, Slot
 from unimir.serve.constraints import constraints_of, fields_of, names_said
 from unimir.serve.settings import Settings, SlotRule

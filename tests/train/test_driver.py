@@ -2,11 +2,6 @@
 mistakes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from unimir import artifacts
-from unimir.config import Config, to_dict
-from unimir.train.driver import select_stages, train
+from unimir.config import Config
+from unimir.train.driver import Places, select_stages, train
 from unimir.train.worker import build_objective
 
 WEIGHTS = "model.safetensors"
@@ -29,9 +24,11 @@ def losses(run: Path, stage: str) -> list[dict[str, float]]:
 def test_every_stage_reports_and_the_text_loss_falls(tiny_bundle: Path) -> None:
     stages = artifacts.read_manifest(tiny_bundle, "bundle")["stages"]
     assert [stage["name"] for stage in stages] == ["text", "nlu", "joint"]
+    told = "name steps examples seconds examples_per_s tokens_per_s padding data_wait mfu held_out forgotten"
     for stage in stages:
-        assert set(stage) == {"name", "steps", "examples", "seconds", "examples_per_s", "loss_first", "loss_last"}
+        assert set(stage) == {*told.split(), "loss_first", "loss_last"}
         assert stage["examples"] >= stage["steps"] * 2
+        assert 0 <= stage["padding"] < 0.5 and 0 <= stage["data_wait"] <= 1 and 0 < stage["mfu"] < 1
     lines = stages and tiny_bundle.parent.parent
     text = [line["loss"] for line in losses(lines, "text") if line["task"] == "parallel"]
     assert sum(text[-4:]) < sum(text[:4])
@@ -44,7 +41,7 @@ def test_tensorboard_events_are_there(tiny_run: Path) -> None:
 def test_a_finished_run_is_returned_as_it_is(tiny_run: Path, tiny_prepared: Path, tiny_config: Config) -> None:
     (bundle,) = (tiny_run / "bundles").iterdir()
     before = (bundle / "manifest.json").stat().st_mtime_ns
-    again = train(tiny_config, tiny_prepared, tiny_run, workers=2)
+    again = train(tiny_config, tiny_prepared, Places(out=tiny_run), workers=2)
     assert again.bundle == bundle
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
 
@@ -53,7 +50,7 @@ def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
     tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     config = select_stages(tiny_config, ["text"])
-    trained = train(config, tiny_prepared, tmp_path, workers=1)
+    trained = train(config, tiny_prepared, Places(out=tmp_path), workers=1)
     before, after = build_objective(config, tiny_prepared).model.state_dict(), load_file(trained.bundle / WEIGHTS)
     for name, value in before.items():
         moves = name.startswith("text.") and value.is_floating_point()
@@ -65,44 +62,14 @@ def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
-DRIVER = """
-import json, sys
-from pathlib import Path
-import ray
-from unimir.config import Config, from_dict
-from unimir.train.driver import train
-
-ray.init(address="local", num_cpus=2, include_dashboard=False)
-config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
-train(config, Path(sys.argv[2]), Path(sys.argv[3]), workers=2)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_after_its_last_stage_to_the_same_bundle(
-    tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
-) -> None:
-    """kill -9 of the driver and its workers after the first stage; nobody could tell from the bundle."""
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny_config)))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "config.json"), str(tiny_prepared), str(tmp_path)]
-    with (tmp_path / "log").open("wb") as log:
-        killed = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
-    deadline = time.monotonic() + 240
-    # A checkpoint counts once Ray Train has written it down, some time after its files are there.
-    while not any("checkpoint_" in path.read_text() for path in (tmp_path / "runs").glob("*/*snapshot.json")):
-        assert killed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-4000:]
-        time.sleep(0.05)
-    before, *_ = json.loads(next((tmp_path / "runs").glob("*/checkpoint_*/progress.json")).read_text())
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    again = train(tiny_config, tiny_prepared, tmp_path, workers=2)
-    assert again.stages[0] == before
-    assert again.bundle_id == artifacts.read_manifest(tiny_bundle, "bundle")["id"]
+def test_an_unknown_tracker_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"):
+        train(tiny_config, tiny_prepared, Places(out=tmp_path, trackers=("wandbb",)), workers=1)
 
 
 def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--workers 9; this cluster has 2 CPUs"):
-        train(tiny_config, tiny_prepared, tmp_path, workers=9)
+        train(tiny_config, tiny_prepared, Places(out=tmp_path), workers=9)
 
 
 def test_unknown_stage_is_a_clear_error(tiny_config: Config) -> None:

@@ -9,16 +9,19 @@ import torch
 
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage
-from unimir.train.feed import StageFeed, proxy_groups
-from unimir.train.losses import Batch
+from unimir.train.feed import Sources, StageFeed, proxy_groups
+from unimir.train.shares import Batch
 from unimir.train.worker import build_objective
 
 
 def batches(config: Config, stage: Stage, prepared: Path, rank: int = 0, workers: int = 1) -> Iterator[Batch]:
-    label_sets = read_label_sets(prepared / "labels.json")
-    preprocess = preprocess_of(build_objective(config, prepared).model)
-    for _, batch in StageFeed(stage, config, prepared, label_sets, preprocess, {}).batches(rank, workers):
+    for _, batch in StageFeed(stage, sources(config, prepared)).batches(rank, workers):
         yield batch
+
+
+def sources(config: Config, prepared: Path) -> Sources:
+    preprocess = preprocess_of(build_objective(config, prepared).model)
+    return Sources(config, prepared, read_label_sets(prepared / "labels.json"), preprocess)
 
 
 def with_hidden_tokens(stage: Stage, hide: float) -> Stage:
@@ -77,3 +80,32 @@ def test_proxy_groups_are_all_groups_of_the_tasks_that_ask(tiny_config: Config, 
     for batch in batches(tiny_config, stage, tiny_prepared):
         assert torch.isin(batch.groups_B, groups).all()
         assert batch.documents is None  # the proxy loss alone asks for no counterpart
+
+
+def test_pictures_of_a_frozen_tower_come_once(tiny_config: Config, tiny_prepared: Path) -> None:
+    stage = tiny_config.stages[2]
+    stage = dataclasses.replace(stage, rates={**stage.rates, "image": 0.0})
+    feed = StageFeed(stage, sources(tiny_config, tiny_prepared))
+    asked, sent = set(), []
+    for _, batch in feed.batches(0, 1):
+        if batch.kept_P is None:
+            continue
+        assert batch.picture_of_B is not None and batch.picture_of_B.max() == len(batch.kept_P) - 1
+        asked.update((batch.scale, int(row)) for row in batch.kept_P)
+        if batch.fresh_F is not None and batch.pixels is not None:
+            assert len(batch.fresh_F) == len(batch.pixels)
+            sent += batch.fresh_F.tolist()
+    tasks = sum(task.images is not None for task in feed.tasks)
+    assert sent and set(sent) == {row for _, row in asked}
+    assert max(sent.count(row) for row in set(sent)) <= tasks  # once for each task that looks at it
+    assert feed.kept_pictures > max(sent)
+
+
+def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
+    tiny_config: Config, tiny_prepared: Path
+) -> None:
+    stage = with_hidden_tokens(tiny_config.stages[2], 0.5)
+    feed = StageFeed(stage, sources(tiny_config, tiny_prepared))
+    first, again = list(feed.held_out(0, 1)), list(feed.held_out(0, 1))
+    assert not first  # the sample has no validation split
+    assert [task.name for task, _ in first] == [task.name for task, _ in again]

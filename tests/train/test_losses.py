@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from tiny import batch_of, objective, texts
 from torch.nn.functional import normalize
 
-from unimir.train.losses import Batch, Objective, contrastive, gather
+from unimir.train.losses import Objective, contrastive
+from unimir.train.shares import Batch, gather
 
 
 def test_contrastive_of_two_pairs_by_hand() -> None:

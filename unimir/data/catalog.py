@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unimir.config import from_dict
 from unimir.data.corpora import Format, read_manifest, root_of
+from unimir.plain import from_dict
 
 COLUMNS = ("id", "title", "text", "lang", "image", "image_path", "captured_at", "place", "price", "tags")
 """What a catalog's columns can mean. `image` holds a picture's bytes, `image_path` its path under the root."""

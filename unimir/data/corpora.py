@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from unimir.config import from_dict
+from unimir.plain import from_dict
 from unimir.schema import SPLITS, Kind, Split
 
 Format = Literal["parquet", "jsonl", "csv", "tsv", "conll", "webdataset", "imagefolder", "hf_dataset"]

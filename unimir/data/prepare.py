@@ -15,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 
 from unimir import artifacts
-from unimir.config import Config, to_dict
+from unimir.config import Config
 from unimir.data.corpora import Corpora, ImageTable, Source
 from unimir.data.duplicates import drop_images, drop_rows, keys_of, trained_labels
 from unimir.data.keys import label_hash
 from unimir.data.passes import each
 from unimir.data.readers import Unit, plan, table_files
 from unimir.data.shards import Found, Part, Shards, label_of
-from unimir.data.text import TextTokenizer, train_tokenizer
+from unimir.data.text import TextTokenizer, tokenizer_file, train_tokenizer
+from unimir.plain import to_dict
 from unimir.schema import SPLITS
 
 _FORMAT = 2  # raise when the same inputs would give another directory
@@ -76,9 +77,9 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
 def _given_tokenizer(config: Config) -> Path | None:
     if config.tokenizer.path is None:
         return None
-    path = Path(config.tokenizer.path)
+    path = tokenizer_file(config.tokenizer.path)
     TextTokenizer.from_file(path, config.prepare.max_tokens)
-    return path / "tokenizer.json" if path.is_dir() else path
+    return path
 
 
 def _pass(items: Sequence[tuple[Any, ...]], work: Callable[..., Any]) -> list[Any]:

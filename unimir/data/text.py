@@ -72,6 +72,26 @@ def _blank() -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_file(name: str) -> Path:
+    """The tokenizer.json that a path, a directory or the name of a Hugging Face model means.
+
+    A name is looked up in the local cache and then fetched. ValueError if there is none.
+    """
+    path = Path(name)
+    if path.exists():
+        return path / "tokenizer.json" if path.is_dir() else path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        # Its pad token is named beside it.
+        hf_hub_download(name, "tokenizer_config.json")
+        return Path(hf_hub_download(name, "tokenizer.json"))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tokenizer {name!r}: neither a path nor a model that can be fetched ({reason})") from error
+
+
 class TextTokenizer:
     """A tokenizer that truncates to `max_tokens`, special tokens included, and never pads."""
 
@@ -84,6 +104,12 @@ class TextTokenizer:
         self.pad_id = pad_id
         self.mask_id = next((i for i in map(tokenizer.token_to_id, _MASK_NAMES) if i is not None), None)
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def specials(self) -> dict[str, str]:
+        """Names of the special tokens that other libraries ask for, by role: pad and, if there is one, mask."""
+        found = {"pad": self.pad_id, "mask": self.mask_id}
+        return {role: str(self._tokenizer.id_to_token(token)) for role, token in found.items() if token is not None}
 
     @classmethod
     def from_file(cls, path: Path, max_tokens: int) -> TextTokenizer:

@@ -9,8 +9,12 @@ import timm
 import torch
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unimir.config import ImageConfig
+
+CACHED_PICTURES = 32
+"""Pictures whose activations are in memory at the same time, of a cached batch."""
 
 
 class ImageEncoder(nn.Module):
@@ -34,8 +38,17 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean_C11", 255 * mean[:, None, None], persistent=False)
         self.register_buffer("std_C11", 255 * std[:, None, None], persistent=False)
 
-    def forward(self, pixels_BHWC: Tensor) -> Tensor:
-        """Vectors [B, D], not normalised, of uint8 pictures [B, height, width, 3]."""
+    def forward(self, pixels_BHWC: Tensor, *, cached: bool = False) -> Tensor:
+        """Vectors [B, D], not normalised, of uint8 pictures [B, height, width, 3].
+
+        With `cached`, activations of one chunk of pictures at a time are in memory, as in the text tower.
+        """
+        if not (cached and torch.is_grad_enabled()):
+            return self._encode(pixels_BHWC)
+        chunks = pixels_BHWC.split(CACHED_PICTURES)
+        return torch.cat([checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks])
+
+    def _encode(self, pixels_BHWC: Tensor) -> Tensor:
         pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
         features = self.backbone((pixels_BCHW - self.mean_C11) / self.std_C11)
         vectors: Tensor = self.projection(features)

@@ -5,12 +5,15 @@ Knows no tokenizer, no label and no loss. Suffixes as in tokens.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from unimir.config import TextConfig
@@ -32,7 +35,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, *, vocab_size: int, pad_id: int, dim: int) -> None:
         super().__init__()
-        self.pooling = config.pooling
+        self.pooling = config.pooling or _own_pooling(config.backbone)
         self.token_budget = config.token_budget
         self.pad_id = pad_id
         if config.backbone is not None:
@@ -61,12 +64,14 @@ class TextEncoder(nn.Module):
         volatile = ("_name_or_path", "transformers_version", "dtype", "architectures")
         return {key: value for key, value in config.items() if key not in volatile}
 
-    def forward(self, tokens: TokenBatch, *, states: bool = False) -> TextStates:
+    def forward(self, tokens: TokenBatch, *, states: bool = False, cached: bool = False) -> TextStates:
         """Unit vectors [B, D], pooled hidden vectors [B, H] and, if asked, token states [T, H].
 
-        The n-grams are added on both ways out: to the states, and with equal weight to the vector.
+        The n-grams are added on both ways out: to the states, and with equal weight to the vector. With `cached`, a
+        chunk's activations are not kept but computed again for its gradient, so that memory does not grow with the
+        batch but by its vectors: what GradCache does (arXiv 2101.06983), as one graph.
         """
-        pooled_BH, states_TH = self._encode(tokens, states)
+        pooled_BH, states_TH = self._encode(tokens, states, cached and torch.is_grad_enabled())
         z_BD = normalize(self.projection(pooled_BH), dim=-1)
         if self.ngrams is None or self.widen is None:
             return TextStates(z_BD, pooled_BH, states_TH)
@@ -76,12 +81,12 @@ class TextEncoder(nn.Module):
         pooled_BH = pooled_BH + self.widen(sums_BD / tokens.lengths_B[:, None])
         return TextStates(z_BD, pooled_BH, None if states_TH is None else states_TH + self.widen(grams_TD))
 
-    def _encode(self, tokens: TokenBatch, states: bool) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, tokens: TokenBatch, states: bool, cached: bool) -> tuple[Tensor, Tensor | None]:
         """The backbone's pooled vectors [B, H] and, if asked, token states [T, H].
 
         Rows are encoded in length-sorted chunks under the token budget, so that little of the work is padding.
         """
-        lengths = tokens.lengths_B.tolist()
+        lengths = tokens.row_lengths()
         starts_B = tokens.lengths_B.cumsum(0) - tokens.lengths_B
         pooled, row_order, flat, position_order = [], [], [], []
         for rows in token_chunks(lengths, self.token_budget):
@@ -92,21 +97,49 @@ class TextEncoder(nn.Module):
             ids_bL = tokens.ids_T[positions_bL].masked_fill(~mask_bL, self.pad_id)
             # Without padding no mask is passed, which lets attention take its fastest path.
             attention = None if lengths[rows[0]] == lengths[rows[-1]] else mask_bL.long()
-            h_bLH = self.backbone(input_ids=ids_bL, attention_mask=attention).last_hidden_state
-            pooled.append(self._pool(h_bLH, mask_bL))
+            if cached:
+                found = checkpoint(self._chunk, ids_bL, attention, mask_bL, states, use_reentrant=False)
+            else:
+                found = self._chunk(ids_bL, attention, mask_bL, states)
+            pooled.append(found[0])
             row_order.append(rows_b)
             if states:
-                flat.append(h_bLH[mask_bL])
+                flat.append(found[1])
                 position_order.append(positions_bL[mask_bL])
         pooled_BH = torch.cat(pooled)[torch.cat(row_order).argsort()]
         states_TH = torch.cat(flat)[torch.cat(position_order).argsort()] if states else None
         return pooled_BH, states_TH
+
+    def _chunk(
+        self, ids_bL: Tensor, attention_bL: Tensor | None, mask_bL: Tensor, states: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """One padded chunk: pooled vectors [b, H] and, if asked for, the states of its tokens, row by row."""
+        h_bLH = self.backbone(input_ids=ids_bL, attention_mask=attention_bL).last_hidden_state
+        return self._pool(h_bLH, mask_bL), h_bLH[mask_bL] if states else None
 
     def _pool(self, h_bLH: Tensor, mask_bL: Tensor) -> Tensor:
         if self.pooling == "cls":
             return h_bLH[:, 0]
         weights_bL1 = (mask_bL / mask_bL.sum(1, keepdim=True)).unsqueeze(-1).to(h_bLH.dtype)
         return (h_bLH * weights_bL1).sum(1)
+
+
+def _own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
+    """How a backbone in sentence-transformers' form says that it is pooled; mean where it says nothing."""
+    file = Path(backbone or "") / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if "pooling_mode" in said:  # as of sentence-transformers 5.5
+        chosen = [said["pooling_mode"]] if isinstance(said["pooling_mode"], str) else list(said["pooling_mode"])
+    else:
+        chosen = [key.removeprefix("pooling_mode_") for key, value in said.items() if value is True]
+        chosen = [
+            {"mean_tokens": "mean", "cls_token": "cls"}.get(key, key) for key in chosen if key != "include_prompt"
+        ]
+    if chosen not in (["mean"], ["cls"]):
+        raise ValueError(f"{file}: pooling {', '.join(chosen) or 'none'}; mean or cls can be taken over")
+    return cast(Literal["mean", "cls"], chosen[0])
 
 
 def _architecture(config: TextConfig, vocab_size: int, pad_id: int) -> PretrainedConfig:

@@ -6,8 +6,8 @@ end, H hidden size, D embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class TokenBatch:
 
     ids_T: Tensor
     lengths_B: Tensor
+    lengths: list[int] | None = field(default=None, compare=False)  # the same on the host: see `row_lengths`
 
     @classmethod
     def from_lists(cls, ids: list[list[int]]) -> TokenBatch:
@@ -26,9 +27,17 @@ class TokenBatch:
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         return cls(torch.tensor([token for row in ids for token in row], dtype=torch.int64), lengths)
 
+    def row_lengths(self) -> list[int]:
+        """The lengths as Python numbers; a batch that was moved to a GPU need not wait for it to tell them."""
+        return self.lengths_B.tolist() if self.lengths is None else self.lengths
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The same batch after a change to both of its tensors."""
+        return TokenBatch(change(self.ids_T), change(self.lengths_B), self.row_lengths())
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        return TokenBatch(self.ids_T.to(device, non_blocking=True), self.lengths_B.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     @property
     def rows_T(self) -> Tensor:

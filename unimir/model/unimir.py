@@ -52,17 +52,17 @@ class UniMIR(nn.Module):
             dim=config.dim,
         )
 
-    def encode_text(self, tokens: TokenBatch, *, understand: bool = False) -> TextFeatures:
-        """Text vectors and, with `understand`, intent and slot logits from the same pass."""
-        text: TextStates = self.text(tokens, states=understand)
+    def encode_text(self, tokens: TokenBatch, *, understand: bool = False, cached: bool = False) -> TextFeatures:
+        """Text vectors and, with `understand`, intent and slot logits from the same pass. `cached` as in the tower."""
+        text: TextStates = self.text(tokens, states=understand, cached=cached)
         if text.states_TH is None:
             return TextFeatures(text.z_BD)
         intent_BI, tag_TG = self.nlu(text.pooled_BH, text.states_TH, tokens.rows_T)
         return TextFeatures(text.z_BD, Understanding(text.states_TH, intent_BI, tag_TG))
 
-    def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
-        """Unit vectors [B, D] of uint8 pictures [B, height, width, 3]."""
-        return nn.functional.normalize(self.image(pixels_BHWC), dim=-1)
+    def encode_image(self, pixels_BHWC: Tensor, *, cached: bool = False) -> Tensor:
+        """Unit vectors [B, D] of uint8 pictures [B, height, width, 3]. `cached` as in the tower."""
+        return nn.functional.normalize(self.image(pixels_BHWC, cached=cached), dim=-1)
 
     def fuse(self, features: TextFeatures, tokens: TokenBatch) -> Tensor:
         """Query vectors [B, D]: text vectors with noise suppressed by what was understood."""
@@ -72,6 +72,16 @@ class UniMIR(nn.Module):
             features.z_BD, understood.states_TH, tokens.rows_T, understood.intent_BI, understood.tag_TG
         )
         return fused_BD
+
+    def checkpoint_activations(self) -> None:
+        """Both backbones compute their layers' activations again for the gradient instead of keeping them."""
+        self.text.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.image.backbone.set_grad_checkpointing(True)
+
+    def compile_backbones(self) -> None:
+        """Both backbones run as compiled by torch, in place: names of weights stay."""
+        self.text.backbone.compile(dynamic=True)
+        self.image.backbone.compile(dynamic=True)
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """The parts that a stage of training can give a learning rate of their own."""

@@ -19,7 +19,7 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from unimir.config import from_dict
+from unimir.plain import from_dict
 from unimir.serve.api import make_app
 from unimir.serve.door import Door
 from unimir.serve.gateway import Gateway

@@ -17,19 +17,30 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimir.config import Stage, Task
-from unimir.schema import IMAGES, PREPARED
+from unimir.schema import IMAGES, PREPARED, Kind, Split
 
 WINDOW = 32
 """Batches whose examples are sorted by length together: enough for like lengths, few enough to stay well mixed."""
 
 
-def read_examples(prepared: Path, task: Task, split: str) -> pa.Table:
+def read_kind(prepared: Path, kind: Kind, split: Split) -> pa.Table:
+    """All rows of one kind and split, in the order of their files; there may be none."""
+    files = sorted((prepared / kind / split).glob("*.parquet"))
+    tables = [pq.read_table(path, schema=PREPARED[kind]) for path in files]
+    return pa.concat_tables(tables) if tables else PREPARED[kind].empty_table()
+
+
+def of_sources(table: pa.Table, task: Task) -> NDArray[np.int64]:
+    """Numbers of the table's rows that are of the task's sources."""
+    if not task.sources:
+        return np.arange(len(table))
+    return np.flatnonzero(pc.is_in(table["source"], pa.array(task.sources)).to_numpy())
+
+
+def read_examples(prepared: Path, task: Task, split: Split) -> pa.Table:
     """The rows of one kind and split, of the task's sources. ValueError if there are none."""
-    files = sorted((prepared / task.kind / split).glob("*.parquet"))
-    tables = [pq.read_table(path, schema=PREPARED[task.kind]) for path in files]
-    table = pa.concat_tables(tables) if tables else PREPARED[task.kind].empty_table()
-    if task.sources:
-        table = table.filter(pc.is_in(table["source"], pa.array(task.sources)))
+    table = read_kind(prepared, task.kind, split)
+    table = table.take(of_sources(table, task))
     if not len(table):
         wanted = ", ".join(task.sources) or "any source"
         raise ValueError(f"task {task.name}: {prepared} has no {task.kind} rows of {wanted} in split {split}")
@@ -53,6 +64,16 @@ def task_schedule(stage: Stage) -> list[int]:
         schedule.append(int(credit.argmax()))
         credit[schedule[-1]] -= 1
     return schedule
+
+
+def task_batches(schedule: Sequence[int]) -> list[tuple[int, int]]:
+    """Per step, its task and the running number of the batch among that task's."""
+    numbers: dict[int, int] = {}
+    plan = []
+    for task in schedule:
+        plan.append((task, numbers.get(task, 0)))
+        numbers[task] = plan[-1][1] + 1
+    return plan
 
 
 def rng_of(*key: int | str) -> np.random.Generator:
@@ -185,3 +206,11 @@ def share(batch: NDArray[np.int64], rank: int, workers: int) -> tuple[slice, Seq
     sizes = [len(part) for part in np.array_split(np.arange(len(batch)), workers)]
     start = sum(sizes[:rank])
     return slice(start, start + sizes[rank]), sizes
+
+
+def digest(rows: NDArray[np.int64]) -> int:
+    """A number below 2**31 for a multiset of rows; those of parts of it add up to it, modulo 2**31."""
+    mixed = rows.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele et al., 2014)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64) % np.uint64(2**31))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -20,7 +21,12 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
-from unimir.config import Config, to_dict
+from unimir.config import Config
+from unimir.plain import to_dict
+from unimir.train.hints import TeacherVectors
+from unimir.train.log import checked_trackers
+from unimir.train.losses import Taught
+from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
 
 
@@ -42,20 +48,40 @@ def select_stages(config: Config, names: Sequence[str]) -> Config:
     return dataclasses.replace(config, stages=tuple(stage for stage in config.stages if stage.name in names))
 
 
-def train(config: Config, prepared: Path, out: Path, *, workers: int) -> Trained:
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a run's files go, and who else is told of it: none of it changes the model."""
+
+    out: Path
+    storage: str | None = None  # of checkpoints: a path or URI that Arrow can write to; None: `out/runs`
+    trackers: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> str:
+        """The storage path of Ray Train."""
+        return self.storage or str(self.out.resolve() / "runs")
+
+
+def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Trained:
     """Trains all stages of the config on a prepared corpus and writes `out/bundles/<run>`.
 
     A finished run of the same config on the same corpus is returned as it is; an interrupted one goes on from its last
     checkpoint, at any number of workers. Ray must be initialised. ValueError if the cluster is too small.
     """
+    checked_trackers(places.trackers)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     values = to_dict(config)
     run = f"{config.recipe}-{artifacts.content_id(artifacts.canonical_json(values), prepared_id)}"
-    bundle = out / "bundles" / run
+    bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
-        checkpoint_dir = _fit(config, prepared.resolve(), out.resolve(), run, workers)
-        objective = build_objective(config, prepared)
-        objective.load_state_dict(load_file(checkpoint_dir / WEIGHTS))
+        gpus = workers if torch.cuda.is_available() else 0
+        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, gpus))
+        with _fit(config, prepared.resolve(), places, run, workers, teacher).as_directory() as found:
+            weights = load_file(Path(found) / WEIGHTS)
+            stages = json.loads((Path(found) / PROGRESS).read_text(encoding="utf-8"))["reports"]
+        taught = Taught(TeacherVectors(teacher).dim, "cosine") if teacher else None
+        objective = build_objective(config, prepared, taught)
+        objective.load_state_dict(weights)
         save_bundle(
             bundle,
             objective.model,
@@ -64,14 +90,16 @@ def train(config: Config, prepared: Path, out: Path, *, workers: int) -> Trained
             label_sets=read_label_sets(prepared / "labels.json"),
             parents={"prepared": prepared_id},
             config=values,
-            stages=json.loads((checkpoint_dir / PROGRESS).read_text(encoding="utf-8")),
+            stages=stages,
         )
     manifest = artifacts.read_manifest(bundle, "bundle")
     return Trained(bundle=bundle, bundle_id=manifest["id"], stages=manifest["stages"])
 
 
-def _fit(config: Config, prepared: Path, out: Path, run: str, workers: int) -> Path:
-    """Runs the Ray Train job and returns a local directory with its last checkpoint."""
+def _fit(
+    config: Config, prepared: Path, places: Places, run: str, workers: int, teacher: Path | None
+) -> ray.train.Checkpoint:
+    """Runs the Ray Train job and returns its last checkpoint."""
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if not 0 < workers <= cpus:
         raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
@@ -81,20 +109,27 @@ def _fit(config: Config, prepared: Path, out: Path, run: str, workers: int) -> P
         train_stages,
         train_loop_config={
             "config": to_dict(config),
+            "run": run,
             "prepared": str(prepared),
-            "log_dir": str(out / "logs" / run),
+            "log_dir": str(places.out.resolve() / "logs" / run),
+            "teacher": None if teacher is None else str(teacher.resolve()),
+            "trackers": list(places.trackers),
             "threads": threads,
         },
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": threads}),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
             name=run,
-            storage_path=str(out / "runs"),
-            failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            storage_path=places.runs,
+            failure_config=FailureConfig(max_failures=config.restarts.failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.restarts.keep,
+                checkpoint_score_attribute="deciding",
+                checkpoint_score_order="max",
+            ),
         ),
     )
     result = trainer.fit()
     if result.checkpoint is None:
-        raise RuntimeError(f"run {run} ended without a checkpoint; see {out / 'runs' / run}")
-    return Path(result.checkpoint.to_directory(str(out / "runs" / run / "last")))
+        raise RuntimeError(f"run {run} ended without a checkpoint; see {places.runs}")
+    return result.checkpoint

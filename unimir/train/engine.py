@@ -1,4 +1,4 @@
-"""DeepSpeed: the only room that knows it. Takes a module and learning rates, gives steps and whole weights.
+"""DeepSpeed: the only room that knows it. Takes a module and learning rates, gives steps, whole weights and moments.
 
 Knows no objective beyond "a module that returns a loss first", and no stage.
 """
@@ -8,28 +8,46 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimir.config import EngineConfig
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, by torch's names, beside the number of steps."""
+
 
 class Engine:
-    """A DeepSpeed engine over a module, AdamW with one learning rate per part."""
+    """A DeepSpeed engine over a module, AdamW with one learning rate per part.
+
+    What goes in and out (weights, moments) is whole, in fp32 and by the parameters' names: what one ZeRO stage, number
+    of workers or precision saved, every other loads.
+    """
 
     def __init__(self, module: nn.Module, parts: Iterable[tuple[nn.Module, float]], config: EngineConfig) -> None:
         """`parts` are submodules with their peak learning rates; rate 0 leaves a part out of the optimizer."""
-        deepspeed = _deepspeed()
+        self._deepspeed = _deepspeed()
         self._module = module
+        self._zero, self._rounds = config.zero, config.precision == "bf16"
         groups, self._rates = _parameter_groups(parts, config.weight_decay)
+        moving = {id(parameter) for group in groups for parameter in group["params"]}
+        self._names = {name: p for name, p in module.named_parameters() if id(p) in moving}
+        # The module's own copy of what stays as it is would come back rounded.
+        self._frozen = {
+            name: value.detach().float().cpu().clone()
+            for name, value in module.state_dict().items()
+            if self._rounds and name not in self._names
+        }
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
-        self._engine, *_ = deepspeed.initialize(
+        self._engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
         )
         self.device = torch.device(self._engine.device)
+        self._create_moments()
 
     def step(self, batch: Any, rate_factor: float) -> Mapping[str, Tensor]:
         """One optimizer step at this share of the peak learning rates; returns the batch's losses, detached."""
@@ -40,19 +58,115 @@ class Engine:
         self._engine.step()
         return {"loss": loss.detach(), **losses}
 
+    def evaluate(self, batch: Any) -> Tensor:
+        """The batch's loss, without a step. Collective, as a step is."""
+        with _evaluating(self._module), torch.no_grad():
+            loss: Tensor = self._engine(batch)[0]
+        return loss
+
     def weights(self) -> dict[str, Tensor]:
         """Whole fp32 weights of the module on the CPU. Collective: every worker calls it, every worker gets them."""
-        zero = _deepspeed().zero
-        gathered = {}
+        whole = {}
         for name, value in self._module.state_dict(keep_vars=True).items():
-            sharded = isinstance(value, nn.Parameter) and hasattr(value, "ds_id")
-            with zero.GatheredParameters([value]) if sharded else contextlib.nullcontext():
-                gathered[name] = value.detach().float().cpu().clone()
-        return gathered
+            if self._rounds and name in self._names:
+                whole[name] = self._deepspeed.utils.safe_get_full_fp32_param(value).cpu().clone()
+                continue
+            with self._gathered(value):
+                whole[name] = value.detach().float().cpu().clone() if name not in self._frozen else self._frozen[name]
+        return whole
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's moments of every parameter that moves, on the CPU, as `exp_avg/NAME`. Collective, as `weights`."""
+        whole = {}
+        for name, parameter in self._names.items():
+            for key in MOMENTS:
+                whole[f"{key}/{name}"] = self._moment(parameter, key).float().cpu().clone()
+        return whole
+
+    def resume(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int) -> None:
+        """Goes on as an engine that has made `step` steps to these weights and moments. ValueError if one is missing.
+
+        The module holds the weights already: what they lose there to rounding, the optimizer gets back.
+        """
+        missing = [name for name in self._names if f"{MOMENTS[0]}/{name}" not in moments]
+        if missing:
+            raise ValueError(f"the checkpoint has no moments of {missing[0]}: it is of another stage")
+        for state in self._inner().state.values():
+            state["step"].fill_(step)
+        for name, parameter in self._names.items():
+            if self._rounds:
+                self._put(parameter, weights[name], None)
+            for key in MOMENTS:
+                self._put(parameter, moments[f"{key}/{name}"], key)
 
     def close(self) -> None:
-        """Removes the engine's hooks from the module, so that the next stage can wrap it afresh."""
+        """Removes the engine's hooks. The module stays as ZeRO cut and rounded it: a next stage makes a new one."""
         self._engine.destroy()
+
+    def _gathered(self, value: Tensor) -> contextlib.AbstractContextManager[Any]:
+        if isinstance(value, nn.Parameter) and hasattr(value, "ds_id"):
+            found: contextlib.AbstractContextManager[Any] = self._deepspeed.zero.GatheredParameters([value])
+            return found
+        return contextlib.nullcontext()
+
+    def _inner(self) -> Any:
+        """The AdamW that steps: over the parameters themselves, or over this worker's flat parts of them."""
+        return self._engine.optimizer.optimizer if self._zero else self._engine.optimizer
+
+    def _create_moments(self) -> None:
+        """What AdamW makes in its first step, made now, so that moments can be loaded before it."""
+        optimizer, inner = self._engine.optimizer, self._inner()
+        flat: Iterable[Tensor] = self._names.values()
+        if self._zero:
+            name = "fp32_partitioned_groups_flat" if self._zero == 3 else "single_partition_of_fp32_groups"
+            flat = getattr(optimizer, name)
+        for tensor in flat:
+            state = {key: torch.zeros_like(tensor, requires_grad=False) for key in MOMENTS}
+            inner.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=tensor.device), **state}
+        if self._zero in (1, 2):
+            # DeepSpeed ties parameters to these after its first step of the first group, when others have none yet.
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        found: Tensor
+        if not self._zero:
+            found = self._inner().state[parameter][key]
+        else:
+            found = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
+        return found
+
+    def _put(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Sets a moment, or (key None) the optimizer's fp32 weights, from a whole tensor."""
+        utils = self._deepspeed.utils
+        value = value.to(self.device)
+        if not self._zero:
+            self._inner().state[parameter][key].copy_(value)
+        elif self._zero == 3:
+            # Not DeepSpeed's own setter, which fails where a parameter does not divide by the number of workers.
+            own = (
+                utils.safe_get_local_fp32_param(parameter)
+                if key is None
+                else utils.safe_get_local_optimizer_state(parameter, key)
+            )
+            start = dist.get_rank() * own.numel()
+            part = value.flatten()[start : start + own.numel()]
+            own.view(-1)[: len(part)].copy_(part)
+        elif key is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, key)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every part in the mode it had."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _deepspeed() -> Any:

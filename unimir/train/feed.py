@@ -1,4 +1,4 @@
-"""Turns planned row numbers into tensors, one step ahead of the training thread.
+"""Turns planned row numbers into tensors, two steps ahead of the training thread.
 
 Knows prepared tables, labels and pixels; knows neither the plan behind the row numbers nor the loss.
 """
@@ -7,120 +7,81 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from unimir.config import Config, Stage, Task
-from unimir.data.image import Preprocess, decode_image
+from unimir.data.image import Preprocess
 from unimir.data.text import TextTokenizer
 from unimir.model.tokens import TokenBatch
-from unimir.schema import LabelSet
-from unimir.train.batches import Order, Partners, read_examples, read_images, rng_of, share, task_schedule
-from unimir.train.losses import Batch
+from unimir.schema import LabelSet, Split
+from unimir.train.batches import (
+    Order,
+    Partners,
+    of_sources,
+    read_examples,
+    read_images,
+    read_kind,
+    rng_of,
+    share,
+    task_batches,
+    task_schedule,
+)
+from unimir.train.hints import Negatives, TeacherVectors
+from unimir.train.shares import Batch
+from unimir.train.tables import Labels, Pictures, Ragged
 
-PIXEL_CACHE_BYTES = 512 * 2**20
-"""Decoded pictures kept per worker; beyond it they are decoded again each time."""
-
+AHEAD = 3
+"""Batches under way: one that is trained on, two that are made."""
+HELD_OUT = 2
+"""Batches of every task by which a checkpoint is judged."""
 MAX_PROXIES = 500_000
 """Groups with a learned vector each; every step computes a logit for every one of them."""
 
 
-class Pictures:
-    """Pixels of pictures by row of the image table."""
+@dataclass
+class Sources:
+    """What all feeds of a run read from, each opened once."""
 
-    def __init__(self, images: pa.Table, preprocess: Preprocess, *, min_crop: float, config: Config) -> None:
-        self.ids = images["image_id"]
-        self._encoded = images["image"]
-        self._preprocess = preprocess
-        self._min_crop = min_crop
-        self._limits = config.prepare
-        self._decoded: dict[int, Image.Image] = {}
-        self._room = PIXEL_CACHE_BYTES
+    config: Config
+    prepared: Path
+    label_sets: Sequence[LabelSet]
+    preprocess: Preprocess
+    negatives: Negatives | None = None
+    teacher: TeacherVectors | None = None
+    _pictures: list[Pictures] = field(default_factory=list)
 
-    def pixels(self, rows: NDArray[np.int64], seed: tuple[int | str, ...]) -> torch.Tensor:
-        """uint8 [len(rows), size, size, 3], randomly cropped (by seed and row alone) if the recipe says so."""
-        return torch.from_numpy(np.stack([self._one(int(row), seed) for row in rows]))
+    def __post_init__(self) -> None:
+        tokenizer = TextTokenizer.from_file(self.prepared / "tokenizer.json", self.config.model.text.max_tokens)
+        self.mask_id = tokenizer.mask_id
 
-    def _one(self, row: int, seed: tuple[int | str, ...]) -> NDArray[np.uint8]:
-        image = self._decoded.get(row)
-        if image is None:
-            image = decode_image(self._encoded[row].as_py(), self._limits)
-            size = image.width * image.height * 3
-            if size <= self._room:
-                self._decoded[row] = image
-                self._room -= size
-        if self._min_crop >= 1.0:
-            return self._preprocess.pixels(image)
-        return self._preprocess.random_pixels(image, rng_of(*seed, row), self._min_crop)
-
-
-class Ragged:
-    """A list column laid end to end, from which rows are taken without Python lists."""
-
-    def __init__(self, column: pa.ListArray) -> None:
-        self.values: NDArray[np.int32] = column.flatten().to_numpy(zero_copy_only=False)
-        self.lengths: NDArray[np.int64] = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
-        self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
-
-    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions in `values` of all elements of the rows, in order."""
-        lengths = self.lengths[rows]
-        shift = self.starts[rows] - (np.cumsum(lengths) - lengths)
-        positions: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(shift, lengths)
-        return positions
-
-    def tokens(self, rows: NDArray[np.int64]) -> TokenBatch:
-        """The rows as a token batch."""
-        ids = self.values[self.positions(rows)].astype(np.int64)
-        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(self.lengths[rows]))
-
-
-class Labels:
-    """Intents and token tags of NLU rows as columns of the heads."""
-
-    def __init__(self, table: pa.Table, tokens: Ragged, label_sets: Sequence[LabelSet]) -> None:
-        numbers = {s.name: i for i, s in enumerate(label_sets)}
-        intents = {(s.name, name): i for i, (s, name) in enumerate((s, n) for s in label_sets for n in s.intents)}
-        tags = {(s.name, name): i for i, (s, name) in enumerate((s, n) for s in label_sets for n in s.tags)}
-        names = table["label_set"].to_pylist()
-        self.sets = np.array([numbers[name] for name in names], np.int64)
-        self.intents = np.array(
-            [intents[key] for key in zip(names, table["intent"].to_pylist(), strict=True)], np.int64
-        )
-        outside = np.array([tags[name, "O"] for name in names], np.int64)
-        self.tags = np.repeat(outside, tokens.lengths)
-        for row, slots in enumerate(table["token_slots"].to_pylist()):
-            for slot in slots or ():
-                start = tokens.starts[row] + slot["start"]
-                self.tags[start] = tags[names[row], f"B-{slot['label']}"]
-                self.tags[start + 1 : tokens.starts[row] + slot["end"]] = tags[names[row], f"I-{slot['label']}"]
+    def pictures(self) -> Pictures:
+        """All pictures of the corpus."""
+        if not self._pictures:
+            min_crop = self.config.model.image.min_crop
+            images = read_images(self.prepared)
+            self._pictures.append(Pictures(images, self.preprocess, min_crop=min_crop, config=self.config))
+        return self._pictures[0]
 
 
 class TaskFeed:
     """Batches of one task."""
 
-    def __init__(
-        self,
-        task: Task,
-        stage: Stage,
-        config: Config,
-        prepared: Path,
-        labels: Sequence[LabelSet],
-        mask_id: int | None = None,
-    ) -> None:
-        if task.hide and mask_id is None:
+    def __init__(self, task: Task, stage: Stage, sources: Sources, *, split: Split = "train") -> None:
+        """ValueError if the corpus has nothing for the task."""
+        if task.hide and sources.mask_id is None:
             raise ValueError(f"task {task.name}: hide {task.hide}; the tokenizer has no mask token to hide with")
-        table = read_examples(prepared, task, "train")
-        self.mask_id = mask_id
+        table = read_examples(sources.prepared, task, split)
+        self.mask_id = sources.mask_id
         self.task = task
-        self.table = table
-        self.seed: tuple[int | str, ...] = (config.seed, stage.name, task.name)
+        self.seed: tuple[int | str, ...] = (sources.config.seed, stage.name, task.name)
         self.ids = Ragged(table["ids"].combine_chunks())
         self.order = Order(
             _codes(table, "lang"),
@@ -135,51 +96,78 @@ class TaskFeed:
         self.texts = _codes(table, "text")
         self.partners = Partners.of(self.groups) if task.kind == "parallel" else None
         self.documents = Ragged(table["doc_ids"].combine_chunks()) if "doc_ids" in table.column_names else None
-        self.labels = Labels(table, self.ids, labels) if "intent" in table.column_names else None
-        self.picture_rows: NDArray[np.int64] | None = None
+        self.labels = Labels(table, self.ids, sources.label_sets) if "intent" in table.column_names else None
+        self.images: Pictures | None = None
+        if "image_id" in table.column_names and _contrasts(task):
+            self.images = sources.pictures()
+            found = pc.index_in(table["image_id"], self.images.ids.combine_chunks()).fill_null(-1)
+            self.picture_rows = found.to_numpy().astype(np.int64)  # of every example; -1 where it has none
+        self.frozen = stage.rates.get("image", 0.0) == 0
+        self._sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
+        self.hard = _Hard(sources, task, split) if task.hard_negatives else None
+        wants_teacher = task.losses.get("distill") and sources.teacher is not None
+        self.taught = sources.teacher.rows_of(table["text"]) if wants_teacher and sources.teacher else None
+        self.teacher = sources.teacher
 
-    def find_pictures(self, images: Pictures) -> None:
-        """Looks up the row of every example's picture; -1 where it has none."""
-        if "image_id" in self.table.column_names:
-            found = pc.index_in(self.table["image_id"], images.ids.combine_chunks()).fill_null(-1)
-            self.picture_rows = found.to_numpy().astype(np.int64)
-
-    def batch(self, number: int, images: Pictures, rank: int, workers: int) -> Batch:
+    def batch(self, number: int, rank: int, workers: int) -> Batch:
         """This worker's share of the task's batch with this running number."""
         rows = self.order.batch(number)
         rng = rng_of(*self.seed, number, "batch")
         partners = self.partners.draw(rows, rng) if self.partners is not None else None
         own, sizes = share(rows, rank, workers)
         mine = rows[own]
-        documents, pixels, picture_of = None, None, None
-        wants_contrast = _contrasts(self.task)
-        if partners is not None and wants_contrast:
-            documents = self.ids.tokens(partners[own])
-        elif wants_contrast and self.picture_rows is not None:
-            pictures = self.picture_rows[mine]
-            unique, inverse = np.unique(pictures[pictures >= 0], return_inverse=True)
-            picture_of = np.full(len(mine), -1, np.int64)
-            picture_of[pictures >= 0] = inverse
-            pixels = images.pixels(unique, (*self.seed, number)) if len(unique) else None
-            if self.documents is not None and (pictures < 0).any():
-                documents = self.documents.tokens(mine[pictures < 0])
-        elif wants_contrast and self.documents is not None:
-            documents = self.documents.tokens(mine)
-        labels = self.labels
-        return Batch(
+        batch = Batch(
             losses=self.task.losses,
             sizes=sizes,
             texts=self._texts(rows, own, rng),
             groups_B=torch.from_numpy(self.groups[mine]),
             texts_B=torch.from_numpy(self.texts[mine]),
-            scale="text" if self.picture_rows is None else "image",
-            documents=documents,
-            pixels=pixels,
-            picture_of_B=None if picture_of is None else torch.from_numpy(picture_of),
-            sets_B=None if labels is None else torch.from_numpy(labels.sets[mine]),
-            intents_B=None if labels is None else torch.from_numpy(labels.intents[mine]),
-            tags_T=None if labels is None else torch.from_numpy(labels.tags[self.ids.positions(mine)]),
+            rows_B=torch.from_numpy(mine),
+            scale="text" if self.images is None else "image",
+            cached=self.task.cached,
         )
+        changes: dict[str, Any] = {}
+        if _contrasts(self.task):
+            changes |= self._counterparts(mine, None if partners is None else partners[own], number)
+        if self.hard is not None:
+            changes |= self.hard.of(rows, own, rng)
+        if self.labels is not None:
+            changes["sets_B"] = torch.from_numpy(self.labels.sets[mine])
+            changes["intents_B"] = torch.from_numpy(self.labels.intents[mine])
+            changes["tags_T"] = torch.from_numpy(self.labels.tags[self.ids.positions(mine)])
+        if self.taught is not None and self.teacher is not None:
+            changes["teacher_BV"] = torch.from_numpy(self.teacher.vectors(self.taught[mine]))
+        return replace(batch, **changes)
+
+    def _counterparts(self, mine: NDArray[np.int64], partners: NDArray[np.int64] | None, number: int) -> dict[str, Any]:
+        """What the texts are held against: partners, pictures, documents, or pictures and documents by turns."""
+        if partners is not None:
+            return {"documents": self.ids.tokens(partners)}
+        if self.images is None:
+            return {"documents": self.documents.tokens(mine)} if self.documents is not None else {}
+        found: dict[str, Any] = {}
+        pictures = self.picture_rows[mine]
+        unique, inverse = np.unique(pictures[pictures >= 0], return_inverse=True)
+        picture_of = np.full(len(mine), -1, np.int64)
+        picture_of[pictures >= 0] = inverse
+        found["picture_of_B"] = torch.from_numpy(picture_of)
+        if len(unique) and self.frozen:
+            found |= self._once(unique, number)
+        elif len(unique):
+            found["pixels"] = self.images.pixels(unique, (*self.seed, number))
+        if self.documents is not None and (pictures < 0).any():
+            found["documents"] = self.documents.tokens(mine[pictures < 0])
+        return found
+
+    def _once(self, unique: NDArray[np.int64], number: int) -> dict[str, Any]:
+        """Pictures of a frozen tower, with the pixels of those that it has not seen."""
+        assert self.images is not None
+        fresh = np.array([row for row in unique.tolist() if row not in self._sent], np.int64)
+        self._sent.update(fresh.tolist())
+        found = {"kept_P": torch.from_numpy(unique)}
+        if len(fresh):
+            found |= {"fresh_F": torch.from_numpy(fresh), "pixels": self.images.pixels(fresh, None)}
+        return found
 
     def _texts(self, rows: NDArray[np.int64], own: slice, rng: np.random.Generator) -> TokenBatch:
         """This worker's share of the texts, some tokens hidden; drawn for all shares, so that they agree."""
@@ -193,47 +181,68 @@ class TaskFeed:
         return texts
 
 
-class StageFeed:
-    """The batches of one stage, in order, each built in a thread while the one before is trained on."""
+class _Hard:
+    """Mined documents of one task's queries."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: Config,
-        prepared: Path,
-        label_sets: Sequence[LabelSet],
-        preprocess: Preprocess,
-        cache: dict[str, Pictures],
-    ) -> None:
-        self.schedule = task_schedule(stage)
-        mask_id = TextTokenizer.from_file(prepared / "tokenizer.json", config.model.text.max_tokens).mask_id
-        self.tasks = [TaskFeed(task, stage, config, prepared, label_sets, mask_id) for task in stage.tasks]
-        needs_pictures = any(task.kind in ("image_text", "intent_query") and _contrasts(task) for task in stage.tasks)
-        if needs_pictures and "all" not in cache:
-            cache["all"] = Pictures(
-                read_images(prepared), preprocess, min_crop=config.model.image.min_crop, config=config
-            )
-        self.images = cache.get("all")
-        if needs_pictures and self.images is not None:
-            for feed in self.tasks:
-                feed.find_pictures(self.images)
+    def __init__(self, sources: Sources, task: Task, split: Split) -> None:
+        table = read_kind(sources.prepared, task.kind, split)
+        self._count = task.hard_negatives
+        self._documents = Ragged(table["doc_ids"].combine_chunks())
+        self._groups = table["group"].combine_chunks().to_numpy().view(np.int64)
+        self._kept = of_sources(table, task)  # the task's rows among all of their kind, of which negatives are told
+        self._mined = sources.negatives if split == "train" else None
+
+    def of(self, rows: NDArray[np.int64], own: slice, rng: np.random.Generator) -> dict[str, Any]:
+        """So many documents for each of this worker's rows: mined ones, and where they are too few, any."""
+        drawn = rng.integers(0, len(self._groups), (len(rows), self._count))
+        if self._mined is not None:
+            mined = self._mined.draw(self._kept[rows], self._count, rng)
+            drawn = np.where(mined >= 0, mined, drawn)
+        chosen = drawn[own].ravel()
+        groups = torch.from_numpy(self._groups[chosen])
+        return {"hard": self._documents.tokens(chosen), "hard_groups_M": groups}
+
+
+class StageFeed:
+    """The batches of one stage, in order, built in a thread while those before are trained on."""
+
+    def __init__(self, stage: Stage, sources: Sources) -> None:
+        self._stage, self._sources = stage, sources
+        self.plan = task_batches(task_schedule(stage))
+        self.tasks = [TaskFeed(task, stage, sources) for task in stage.tasks]
+
+    @property
+    def kept_pictures(self) -> int:
+        """Pictures that a frozen image tower may be asked for; 0 if it is trained, or not asked."""
+        return max((len(task.images.ids) for task in self.tasks if task.frozen and task.images is not None), default=0)
 
     def batches(self, rank: int, workers: int, *, start: int = 0) -> Iterator[tuple[Task, Batch]]:
         """From step `start` on, this worker's share of every step's batch."""
-        numbers = [0] * len(self.tasks)
-        plan: list[tuple[int, int]] = []
-        for task in self.schedule:
-            plan.append((task, numbers[task]))
-            numbers[task] += 1
+        pin = torch.cuda.is_available()
+
+        def build(task: int, number: int) -> Batch:
+            batch = self.tasks[task].batch(number, rank, workers)
+            return batch.pinned() if pin else batch
+
         with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
             ahead: list[Future[Batch]] = []
-            for step in range(start, len(plan)):
-                for task, number in plan[step + len(ahead) : step + 3]:
-                    ahead.append(pool.submit(self.tasks[task].batch, number, self._pictures(), rank, workers))
-                yield self.tasks[plan[step][0]].task, ahead.pop(0).result()
+            for step in range(start, len(self.plan)):
+                for task, number in self.plan[step + len(ahead) : step + AHEAD]:
+                    ahead.append(pool.submit(build, task, number))
+                yield self.tasks[self.plan[step][0]].task, ahead.pop(0).result()
 
-    def _pictures(self) -> Pictures:
-        return self.images  # type: ignore[return-value]  # only read by tasks that have pictures
+    def held_out(self, rank: int, workers: int) -> Iterator[tuple[Task, list[Batch]]]:
+        """A few batches of every task that has rows in the validation split, nothing hidden; always the same."""
+        for task in self._stage.tasks:
+            rows = read_kind(self._sources.prepared, task.kind, "validation")
+            # A task's batch as in training, if there is so much: a contrastive loss grows with its batch.
+            count = len(of_sources(rows, task))
+            if count < max(2, workers):
+                continue
+            feed = TaskFeed(replace(task, hide=0.0), self._stage, self._sources, split="validation")
+            feed.frozen = False
+            numbers = range(min(HELD_OUT, feed.order.batches_per_epoch))
+            yield task, [feed.batch(number, rank, workers) for number in numbers]
 
 
 def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:

@@ -13,81 +13,47 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, mse_loss, normalize
+from torch.utils.checkpoint import checkpoint
 
 from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import TextFeatures, UniMIR
-
-Scale = Literal["text", "image", "query"]
-"""Text against text, text against pictures, fused queries against either: each has a temperature of its own."""
+from unimir.train.shares import Batch, Scale, gather
 
 _MAX_SCALE = math.log(100.0)  # as in CLIP (arXiv 2103.00020)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """This worker's share of one global batch, all of one task.
+def contrastive(
+    a_ND: Tensor,
+    b_ND: Tensor,
+    same_NN: Tensor,
+    scale: Tensor,
+    hard_MD: Tensor | None = None,
+    same_NM: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE (arXiv 1807.03748, 2103.00020): row i of one side against all rows of the other, in fp32.
 
-    Every row has a text; a contrastive row also has a counterpart, which is a picture (`picture_of_B` >= 0 names a
-    row of `pixels`) or the next row of `documents`. `sizes` are the rows of every worker, in order of rank.
+    Pairs that `same_NN` marks, other than i with i, are left out of the softmax: they are the same thing. Side a is
+    also held against `hard_MD`, but where `same_NM` marks the same thing.
     """
-
-    losses: Mapping[str, float]
-    sizes: Sequence[int]
-    texts: TokenBatch
-    groups_B: Tensor  # int64 hash: rows of one group are never each other's negatives
-    texts_B: Tensor  # int64 hash of language-independent text: nor are rows of equal text
-    scale: Scale = "text"  # the temperature of the plain texts; of the task, so that all workers take the same
-    documents: TokenBatch | None = None
-    pixels: Tensor | None = None
-    picture_of_B: Tensor | None = None
-    sets_B: Tensor | None = None
-    intents_B: Tensor | None = None
-    tags_T: Tensor | None = None
-
-
-class _GatherOwn(torch.autograd.Function):
-    """All workers' rows; the gradient flows to this worker's own rows only, times the number of workers.
-
-    Every worker evaluates the same global loss, so its own rows' gradient is already complete; the engine then
-    averages over workers, which the factor undoes.
-    """
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        rank = dist.get_rank()
-        ctx.start, ctx.size, ctx.workers = sum(sizes[:rank]), sizes[rank], len(sizes)  # type: ignore[attr-defined]
-        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        gathered = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(gathered, padded)
-        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        start, size, workers = ctx.start, ctx.size, ctx.workers  # type: ignore[attr-defined]
-        return grad[start : start + size] * workers, None
-
-
-def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Rows of all workers [N, ...] in order of rank, differentiable in this worker's own."""
-    if len(sizes) == 1:
-        return rows
-    return _GatherOwn.apply(rows, sizes)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def contrastive(a_ND: Tensor, b_ND: Tensor, same_NN: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE (arXiv 1807.03748, 2103.00020): row i of one side against all rows of the other.
-
-    Pairs that `same_NN` marks, other than i with i, are left out of the softmax: they are the same thing.
-    """
-    logits_NN = scale * a_ND @ b_ND.T
+    a_ND, b_ND = scale * a_ND.float(), b_ND.float()
     identity_NN = torch.eye(len(a_ND), dtype=torch.bool, device=a_ND.device)
-    logits_NN = logits_NN.masked_fill(same_NN & ~identity_NN, float("-inf"))
+    logits_NN = (a_ND @ b_ND.T).masked_fill(same_NN & ~identity_NN, float("-inf"))
     targets_N = torch.arange(len(a_ND), device=a_ND.device)
-    return (cross_entropy(logits_NN, targets_N) + cross_entropy(logits_NN.T, targets_N)) / 2
+    back = cross_entropy(logits_NN.T, targets_N)
+    if hard_MD is not None and same_NM is not None:
+        logits_NM = (a_ND @ hard_MD.float().T).masked_fill(same_NM, float("-inf"))
+        logits_NN = torch.cat([logits_NN, logits_NM], dim=1)
+    return (cross_entropy(logits_NN, targets_N) + back) / 2
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the loss `distill` measures: the teacher's dimensions, and the distance between unit vectors."""
+
+    dim: int
+    distance: Literal["cosine", "mse"]
 
 
 class Objective(nn.Module):
@@ -95,30 +61,47 @@ class Objective(nn.Module):
 
     groups_K: Tensor
 
-    def __init__(self, model: UniMIR, groups_K: Tensor | None = None) -> None:
+    def __init__(self, model: UniMIR, groups_K: Tensor | None = None, taught: Taught | None = None) -> None:
         """`groups_K` are the groups, int64 and sorted, that the proxy loss gives a vector of their own."""
         super().__init__()
         self.model = model
         self.register_buffer("groups_K", torch.empty(0) if groups_K is None else groups_K, persistent=False)
         self.proxies = None if groups_K is None else nn.Embedding(len(groups_K), model.config.dim)
+        self.taught = taught
+        self.pupil = None if taught is None else nn.Linear(model.config.dim, taught.dim, bias=False)
         # One element each, not scalars: DeepSpeed views parameters as bytes, which a scalar has no dimension for.
         self.log_scales = nn.ParameterDict(
             {name: nn.Parameter(torch.full((1,), math.log(1 / 0.07))) for name in get_args(Scale)}
         )
+        # Closures and a list, so that their tensors are neither parameters nor state of this module.
         self._anchor: Callable[[TokenBatch], Tensor] | None = None
+        self._anchor_weights: Callable[[], dict[str, Tensor]] = dict
+        self._pictures: list[Tensor] = []
 
-    def set_anchor(self) -> None:
-        """Keeps today's text tower, frozen, as the anchor against forgetting."""
+    def set_anchor(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Keeps a text tower, frozen, as the anchor against forgetting: today's, or one of these weights."""
         anchor = deepcopy(self.model.text).requires_grad_(False).eval()
-        # A closure, so that its weights are neither parameters nor state of this module.
+        if weights:
+            anchor.load_state_dict(dict(weights))
         self._anchor = lambda tokens: anchor(tokens).z_BD
+        self._anchor_weights = anchor.state_dict
+
+    def anchor_weights(self) -> dict[str, Tensor]:
+        """The anchor's weights, on the CPU; empty without one."""
+        return {name: value.cpu().contiguous() for name, value in self._anchor_weights().items()}
+
+    def keep_pictures(self, count: int) -> None:
+        """Room for the vectors of so many pictures of a frozen image tower, each encoded once (`Batch.kept_P`)."""
+        scale = self.log_scales["image"]
+        self._pictures = [torch.zeros(count, self.model.config.dim, device=scale.device)]
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the batch's losses, and each loss of the global batch (detached)."""
         wanted = {name for name, weight in batch.losses.items() if weight}
-        features = self.model.encode_text(batch.texts, understand=bool(wanted & {"fused", "intent", "slots"}))
+        understand = bool(wanted & {"fused", "intent", "slots"})
+        features = self.model.encode_text(batch.texts, understand=understand, cached=batch.cached)
         losses: dict[str, Tensor] = {}
-        pairs_BD = self._counterparts(batch) if batch.pixels is not None or batch.documents is not None else None
+        pairs_BD = self._counterparts(batch) if batch.has_counterparts else None
         if wanted & {"contrastive", "fused"}:
             assert pairs_BD is not None
             losses.update(self._retrieval(batch, features, pairs_BD, wanted))
@@ -130,6 +113,8 @@ class Objective(nn.Module):
             with torch.no_grad():
                 anchored_BD = self._anchor(batch.texts)
             losses["anchor"] = self._mean_over_workers(1 - (anchored_BD * features.z_BD).sum(-1), batch.sizes)
+        if "distill" in wanted:
+            losses["distill"] = self._distill(batch, features.z_BD)
         total = torch.stack([batch.losses[name] * loss for name, loss in losses.items() if name in wanted]).sum()
         return total, {name: loss.detach() for name, loss in losses.items()}
 
@@ -138,13 +123,24 @@ class Objective(nn.Module):
         b_ND = gather(pairs_BD, batch.sizes)
         groups_N, texts_N = gather(batch.groups_B, batch.sizes), gather(batch.texts_B, batch.sizes)
         same_NN = (groups_N[:, None] == groups_N) | (texts_N[:, None] == texts_N)
+        hard_MD, same_NM = None, None
+        if batch.hard is not None and batch.hard_groups_M is not None:
+            sizes = [size * len(batch.hard_groups_M) // len(batch.groups_B) for size in batch.sizes]
+            hard_MD = gather(self.model.encode_text(batch.hard, cached=batch.cached).z_BD, sizes)
+            same_NM = groups_N[:, None] == gather(batch.hard_groups_M, sizes)
+
+        def against(a_BD: Tensor, log_scale: Tensor) -> Tensor:
+            a_ND = gather(a_BD, batch.sizes)
+            if not batch.cached:
+                return self._contrastive(a_ND, b_ND, same_NN, log_scale, hard_MD, same_NM)
+            inputs = (a_ND, b_ND, same_NN, log_scale, hard_MD, same_NM)
+            return checkpoint(self._contrastive, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+
         losses = {}
         if "contrastive" in wanted:
-            plain_ND = gather(features.z_BD, batch.sizes)
-            losses["contrastive"] = self._contrastive(plain_ND, b_ND, same_NN, self.log_scales[batch.scale])
+            losses["contrastive"] = against(features.z_BD, self.log_scales[batch.scale])
         if "fused" in wanted:
-            fused_ND = gather(self.model.fuse(features, batch.texts), batch.sizes)
-            losses["fused"] = self._contrastive(fused_ND, b_ND, same_NN, self.log_scales["query"])
+            losses["fused"] = against(self.model.fuse(features, batch.texts), self.log_scales["query"])
         return losses
 
     def _proxy(self, batch: Batch, z_BD: Tensor, pairs_BD: Tensor | None) -> Tensor:
@@ -165,27 +161,55 @@ class Objective(nn.Module):
                 losses.append(cross_entropy(logits_BK, targets_B, reduction="none"))
         return self._mean_over_workers(torch.stack(losses).mean(0), batch.sizes)
 
-    def _contrastive(self, a_ND: Tensor, b_ND: Tensor, same_NN: Tensor, log_scale: Tensor) -> Tensor:
+    def _distill(self, batch: Batch, z_BD: Tensor) -> Tensor:
+        """Distance of the texts' vectors, mapped to the teacher's space, to the teacher's (arXiv 2004.09813)."""
+        assert self.taught is not None and self.pupil is not None and batch.teacher_BV is not None
+        pupil_BV = normalize(self.pupil(z_BD).float(), dim=-1)
+        if self.taught.distance == "cosine":
+            return self._mean_over_workers(1 - (pupil_BV * batch.teacher_BV).sum(-1), batch.sizes)
+        return self._mean_over_workers(mse_loss(pupil_BV, batch.teacher_BV, reduction="none").mean(-1), batch.sizes)
+
+    def _contrastive(
+        self,
+        a_ND: Tensor,
+        b_ND: Tensor,
+        same_NN: Tensor,
+        log_scale: Tensor,
+        hard_MD: Tensor | None,
+        same_NM: Tensor | None,
+    ) -> Tensor:
         """Contrastive loss, mean over the whole vector and its Matryoshka prefixes (arXiv 2205.13147)."""
         scale = log_scale.clamp(max=_MAX_SCALE).exp()
-        losses = [contrastive(a_ND, b_ND, same_NN, scale)]
+        losses = [contrastive(a_ND, b_ND, same_NN, scale, hard_MD, same_NM)]
         for prefix in self.model.config.prefixes:
             a_Nd, b_Nd = normalize(a_ND[:, :prefix], dim=-1), normalize(b_ND[:, :prefix], dim=-1)
-            losses.append(contrastive(a_Nd, b_Nd, same_NN, scale))
+            hard_Md = None if hard_MD is None else normalize(hard_MD[:, :prefix], dim=-1)
+            losses.append(contrastive(a_Nd, b_Nd, same_NN, scale, hard_Md, same_NM))
         return torch.stack(losses).mean()
 
     def _counterparts(self, batch: Batch) -> Tensor:
         parts = []
-        if batch.pixels is not None:
+        if batch.pixels is not None or batch.kept_P is not None:
             assert batch.picture_of_B is not None
-            parts.append(self.model.encode_image(batch.pixels)[batch.picture_of_B[batch.picture_of_B >= 0]])
+            parts.append(self._encode_pictures(batch)[batch.picture_of_B[batch.picture_of_B >= 0]])
         if batch.documents is not None:
-            parts.append(self.model.encode_text(batch.documents).z_BD)
+            parts.append(self.model.encode_text(batch.documents, cached=batch.cached).z_BD)
         if len(parts) == 1:
             return parts[0]
         assert batch.picture_of_B is not None
         is_text_B = batch.picture_of_B < 0
         return torch.cat(parts)[is_text_B.long().argsort(stable=True).argsort()]
+
+    def _encode_pictures(self, batch: Batch) -> Tensor:
+        """Vectors of the batch's pictures; those of a frozen tower are computed once and kept."""
+        if batch.kept_P is None:
+            assert batch.pixels is not None
+            return self.model.encode_image(batch.pixels, cached=batch.cached)
+        (kept_ID,) = self._pictures
+        if batch.pixels is not None and batch.fresh_F is not None:
+            with torch.no_grad():
+                kept_ID[batch.fresh_F] = self.model.encode_image(batch.pixels).to(kept_ID.dtype)
+        return kept_ID[batch.kept_P]
 
     def _understanding(self, batch: Batch, features: TextFeatures) -> dict[str, Tensor]:
         assert batch.sets_B is not None and batch.intents_B is not None and batch.tags_T is not None

@@ -12,25 +12,31 @@ from unimir.train.losses import Objective
 
 
 def parts(objective: Objective) -> Iterator[tuple[str, nn.Module]]:
-    """Every parameter of the objective once: the model's parts, the proxies and the temperatures."""
+    """Every parameter of the objective once: the model's parts, proxies, the map to a teacher, temperatures."""
     yield from objective.model.parts()
     if objective.proxies is not None:
         yield "proxies", objective.proxies
+    if objective.pupil is not None:
+        yield "pupil", objective.pupil
     yield "scale", objective.log_scales
 
 
 def rate_of(part: str, stage: Stage) -> float:
-    """The peak learning rate of a part; temperatures move with the fastest part that is trained contrastively."""
+    """The peak learning rate of a part; temperatures move with the fastest part that is trained contrastively, the
+    map to a teacher's space with the text tower."""
     if part == "scale":
         contrastive = any(task.losses.get(n) for task in stage.tasks for n in ("contrastive", "fused", "proxy"))
         return max(stage.rates.values()) if contrastive else 0.0
+    if part == "pupil":
+        return stage.rates.get("text", 0.0) if any(task.losses.get("distill") for task in stage.tasks) else 0.0
     return stage.rates.get(part, 0.0)
 
 
 def freeze(objective: Objective, stage: Stage) -> None:
-    """Parts of rate 0 take no gradient, so that they stay bit-identical."""
+    """Parts of rate 0 take no gradient and drop nothing out: they stay bit-identical, and so do their outputs."""
     for part, module in parts(objective):
-        module.requires_grad_(rate_of(part, stage) > 0)
+        moves = rate_of(part, stage) > 0
+        module.requires_grad_(moves).train(moves)
 
 
 def rate_factor(step: int, stage: Stage) -> float:

@@ -1,0 +1,95 @@
+"""Prepared tables as arrays: ragged tokens, labels as columns of the heads, pictures as pixels.
+
+Knows neither batches nor the plan behind row numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimir.config import Config
+from unimir.data.image import Preprocess, decode_image
+from unimir.model.tokens import TokenBatch
+from unimir.schema import LabelSet
+from unimir.train.batches import rng_of
+
+PIXEL_CACHE_BYTES = 512 * 2**20
+"""Decoded pictures kept per worker; beyond it they are decoded again each time."""
+
+
+class Pictures:
+    """Pixels of pictures by row of the image table."""
+
+    def __init__(self, images: pa.Table, preprocess: Preprocess, *, min_crop: float, config: Config) -> None:
+        self.ids = images["image_id"]
+        self._encoded = images["image"]
+        self._preprocess = preprocess
+        self._min_crop = min_crop
+        self._limits = config.prepare
+        self._decoded: dict[int, Image.Image] = {}
+        self._room = PIXEL_CACHE_BYTES
+
+    def pixels(self, rows: NDArray[np.int64], seed: tuple[int | str, ...] | None) -> torch.Tensor:
+        """uint8 [len(rows), size, size, 3], randomly cropped (by seed and row alone) if recipe and caller say so."""
+        return torch.from_numpy(np.stack([self._one(int(row), seed) for row in rows]))
+
+    def _one(self, row: int, seed: tuple[int | str, ...] | None) -> NDArray[np.uint8]:
+        image = self._decoded.get(row)
+        if image is None:
+            image = decode_image(self._encoded[row].as_py(), self._limits)
+            size = image.width * image.height * 3
+            if size <= self._room:
+                self._decoded[row] = image
+                self._room -= size
+        if seed is None or self._min_crop >= 1.0:
+            return self._preprocess.pixels(image)
+        return self._preprocess.random_pixels(image, rng_of(*seed, row), self._min_crop)
+
+
+class Ragged:
+    """A list column laid end to end, from which rows are taken without Python lists."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self.values: NDArray[np.int32] = column.flatten().to_numpy(zero_copy_only=False)
+        self.lengths: NDArray[np.int64] = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
+        self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in `values` of all elements of the rows, in order."""
+        lengths = self.lengths[rows]
+        shift = self.starts[rows] - (np.cumsum(lengths) - lengths)
+        positions: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(shift, lengths)
+        return positions
+
+    def tokens(self, rows: NDArray[np.int64]) -> TokenBatch:
+        """The rows as a token batch."""
+        ids = self.values[self.positions(rows)].astype(np.int64)
+        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(self.lengths[rows]))
+
+
+class Labels:
+    """Intents and token tags of NLU rows as columns of the heads."""
+
+    def __init__(self, table: pa.Table, tokens: Ragged, label_sets: Sequence[LabelSet]) -> None:
+        numbers = {s.name: i for i, s in enumerate(label_sets)}
+        intents = {(s.name, name): i for i, (s, name) in enumerate((s, n) for s in label_sets for n in s.intents)}
+        tags = {(s.name, name): i for i, (s, name) in enumerate((s, n) for s in label_sets for n in s.tags)}
+        names = table["label_set"].to_pylist()
+        self.sets = np.array([numbers[name] for name in names], np.int64)
+        self.intents = np.array(
+            [intents[key] for key in zip(names, table["intent"].to_pylist(), strict=True)], np.int64
+        )
+        outside = np.array([tags[name, "O"] for name in names], np.int64)
+        self.tags = np.repeat(outside, tokens.lengths)
+        for row, slots in enumerate(table["token_slots"].to_pylist()):
+            for slot in slots or ():
+                start = tokens.starts[row] + slot["start"]
+                self.tags[start] = tags[names[row], f"B-{slot['label']}"]
+                self.tags[start + 1 : tokens.starts[row] + slot["end"]] = tags[names[row], f"I-{slot['label']}"]

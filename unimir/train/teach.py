@@ -1,0 +1,94 @@
+"""A teacher's vectors of all texts that a config distils on, made once by a pass of Ray Data.
+
+Knows the teacher as a text tower with its own tokenizer; knows no student.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from unimir import artifacts
+from unimir.config import Config, Teacher, TextConfig
+from unimir.data.passes import Actors, each
+from unimir.data.text import TextTokenizer, tokenizer_file
+from unimir.model.text_encoder import TextEncoder
+from unimir.model.tokens import TokenBatch
+from unimir.plain import to_dict
+from unimir.schema import Split
+from unimir.train.batches import of_sources, read_kind
+
+UNIT_TEXTS = 2048
+_SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+def teacher_vectors(config: Config, prepared: Path, out: Path, *, workers: int, gpus: int = 0) -> Path | None:
+    """The artifact `out/teachers/ID` for a config with the loss `distill`, made if it is not there; None without.
+
+    Ray must be initialised. ValueError if the teacher cannot be loaded.
+    """
+    tasks = [task for stage in config.stages for task in stage.tasks if task.losses.get("distill")]
+    teacher = config.teacher
+    if teacher is None or not tasks:
+        return None
+    prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
+    chosen = sorted({(task.kind, task.sources) for task in tasks})
+    key = artifacts.canonical_json([to_dict(teacher), [list(map(str, pair)) for pair in chosen]])
+    directory = out / "teachers" / artifacts.content_id(key, prepared_id)
+    if artifacts.exists(directory):
+        return directory
+    found: set[str] = set()
+    for task in tasks:
+        for split in _SPLITS:
+            table = read_kind(prepared, task.kind, split)
+            found.update(table["text"].take(pa.array(of_sources(table, task))).to_pylist())
+    # By length, so that a unit's texts pad each other little.
+    texts = sorted(found, key=lambda text: (len(text), text))
+    units = [texts[start : start + UNIT_TEXTS] for start in range(0, len(texts), UNIT_TEXTS)]
+    artifacts.start(directory)
+    pq.write_table(pa.table({"text": texts}), directory / "texts.parquet")
+    _write_vectors(directory / "vectors.npy", units, teacher, Actors(least=1, most=workers, num_gpus=gpus))
+    artifacts.finish(
+        directory,
+        kind="teacher",
+        id=directory.name,
+        parents={"prepared": prepared_id},
+        config=to_dict(teacher),
+        counts={"texts": len(texts)},
+    )
+    return directory
+
+
+def _write_vectors(path: Path, units: Sequence[list[str]], teacher: Teacher, actors: Actors) -> None:
+    vectors: NDArray[np.float32] | None = None
+    for at, part in each([(unit,) for unit in units], functools.partial(load, teacher), actors=actors):
+        if vectors is None:
+            shape = (sum(map(len, units)), part.shape[1])
+            vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        vectors[at * UNIT_TEXTS : at * UNIT_TEXTS + len(part)] = part
+    assert vectors is not None
+    vectors.flush()  # type: ignore[attr-defined]
+
+
+def load(teacher: Teacher) -> Callable[[list[str]], NDArray[np.float32]]:
+    """A function from texts to the teacher's unit vectors [len(texts), dim]."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = TextTokenizer.from_file(tokenizer_file(teacher.backbone), teacher.max_tokens)
+    text = TextConfig(backbone=teacher.backbone, pooling=teacher.pooling, max_tokens=teacher.max_tokens)
+    tower = TextEncoder(text, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, dim=1).to(device).eval()
+
+    @torch.inference_mode()
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        tokens = TokenBatch.from_lists(tokenizer.encode(texts)).to(device)
+        found: NDArray[np.float32] = normalize(tower(tokens).pooled_BH, dim=-1).float().cpu().numpy()
+        return found
+
+    return embed

@@ -1,0 +1,144 @@
+"""How fast training is, and what keeps it: examples, tokens, padding, waiting for data, and MFU.
+
+Knows the model's sizes and a clock; knows no loss and no plan.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from unimir.model.tokens import TokenBatch, token_chunks
+from unimir.model.unimir import UniMIR
+from unimir.train.shares import Batch
+
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
+"""Dense bf16 multiply-adds a second, as two operations each, of the makers' data sheets."""
+
+
+@dataclass
+class Counts:
+    """What this worker did in a stage, all its runs together."""
+
+    examples: int = 0  # of all workers
+    tokens: int = 0
+    padded: int = 0  # tokens with those that only fill up
+    flops: float = 0.0
+    waited_s: float = 0.0
+    seconds: float = 0.0
+
+
+class Meter:
+    """Counts what passes through one worker; rates are those of the whole stage, restarts included."""
+
+    def __init__(self, model: UniMIR, *, trained: set[str], workers: int, device: torch.device) -> None:
+        """`trained` are the parts with a learning rate: a frozen tower is passed once, a trained one three times."""
+        self.counts = Counts()
+        self._budget = model.text.token_budget
+        self._workers = workers
+        self._flops = _Flops(model, trained)
+        self._peak = peak_flops(device)
+        self._since = time.perf_counter()
+
+    def restore(self, values: dict[str, float]) -> None:
+        """Goes on from what `state` gave."""
+        self.counts = Counts(**values)  # type: ignore[arg-type]  # whole numbers are so in JSON too
+
+    def state(self) -> dict[str, float]:
+        """The counts until now."""
+        self._tick()
+        return dict(vars(self.counts))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what the training thread waits for."""
+        start = time.perf_counter()
+        yield
+        self.counts.waited_s += time.perf_counter() - start
+
+    def count(self, batch: Batch) -> None:
+        """Adds one step's batch, which lies on the host."""
+        self.counts.examples += sum(batch.sizes)
+        for tokens in (batch.texts, batch.documents, batch.hard):
+            if tokens is not None:
+                lengths = tokens.row_lengths()
+                self.counts.tokens += sum(lengths)
+                self.counts.padded += padded_tokens(tokens, self._budget)
+                self.counts.flops += self._flops.of_texts(lengths)
+        if batch.pixels is not None:
+            self.counts.flops += self._flops.of_pictures(len(batch.pixels))
+
+    def rates(self) -> dict[str, float]:
+        """Examples and tokens a second of all workers; shares of padding and waiting; MFU; seconds."""
+        self._tick()
+        counts, seconds = self.counts, max(self.counts.seconds, 1e-9)
+        return {
+            "examples_per_s": counts.examples / seconds,
+            "tokens_per_s": counts.tokens * self._workers / seconds,
+            "padding": 1 - counts.tokens / max(1, counts.padded),
+            "data_wait": counts.waited_s / seconds,
+            "mfu": counts.flops / seconds / self._peak,
+            "seconds": seconds,
+        }
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.counts.seconds += now - self._since
+        self._since = now
+
+
+class _Flops:
+    """Operations that training needs, recomputation not counted (PaLM, arXiv 2204.02311, appendix B)."""
+
+    def __init__(self, model: UniMIR, trained: set[str]) -> None:
+        backbone = model.text.backbone
+        embeddings = {id(p) for m in backbone.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+        self._weights = sum(p.numel() for p in backbone.parameters() if id(p) not in embeddings)
+        self._attention = 2 * int(backbone.config.num_hidden_layers) * model.text.hidden_size
+        self._text_passes = 3 if "text" in trained else 1
+        self._image_passes = 3 if "image" in trained else 1
+        self._image, self._size = model.image, model.config.image.size
+        self._picture: float | None = None
+
+    def of_texts(self, lengths: list[int]) -> float:
+        """Two operations a weight and token, and the products of attention."""
+        tokens, pairs = sum(lengths), sum(length * length for length in lengths)
+        flops: float = self._text_passes * 2.0 * (self._weights * tokens + self._attention * pairs)
+        return flops
+
+    def of_pictures(self, count: int) -> float:
+        """As counted on one picture."""
+        if self._picture is None:
+            pixels = torch.zeros(1, self._size, self._size, 3, dtype=torch.uint8, device=self._image.mean_C11.device)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self._image(pixels)
+            self._picture = float(counter.get_total_flops())
+        return self._image_passes * self._picture * count
+
+
+def padded_tokens(tokens: TokenBatch, budget: int) -> int:
+    """Tokens of all chunks that the text tower makes of these, padding included."""
+    lengths = tokens.row_lengths()
+    return sum(len(rows) * lengths[rows[0]] for rows in token_chunks(lengths, budget))
+
+
+def peak_flops(device: torch.device) -> float:
+    """Operations a second that the device can do: its maker's word for a known GPU, else a matrix product, timed."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known, peak in PEAK_FLOPS.items():
+            if known in name:
+                return peak
+    size = 1024
+    a = torch.ones(size, size, device=device)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
