@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Last: the real server, whose bundle others make, and the service, which then stays up until the end.
     items.sort(key=lambda item: item.path.parent.name in ("real", "serve"))
     for item in items:
-        whole = item.path.name == "test_jobs.py" or item.path.parent.name == "real"
+        whole = item.path.name in ("test_jobs.py", "test_restart.py") or item.path.parent.name == "real"
         item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))
 
 

@@ -1,6 +1,7 @@
 """Does every number of workers see the same examples, with the same tokens hidden, and no label moved?"""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from unimir.bundle import preprocess_of, read_label_sets
-from unimir.config import Config, Stage
+from unimir.config import Config, Stage, Task
 from unimir.train.feed import Sources, StageFeed, proxy_groups
 from unimir.train.shares import Batch
 from unimir.train.worker import build_objective
@@ -102,10 +103,23 @@ def test_pictures_of_a_frozen_tower_come_once(tiny_config: Config, tiny_prepared
 
 
 def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
-    tiny_config: Config, tiny_prepared: Path
+    tiny_config: Config, tiny_prepared: Path, tmp_path: Path
 ) -> None:
     stage = with_hidden_tokens(tiny_config.stages[2], 0.5)
-    feed = StageFeed(stage, sources(tiny_config, tiny_prepared))
-    first, again = list(feed.held_out(0, 1)), list(feed.held_out(0, 1))
-    assert not first  # the sample has no validation split
-    assert [task.name for task, _ in first] == [task.name for task, _ in again]
+    assert not list(StageFeed(stage, sources(tiny_config, tiny_prepared)).held_out(0, 1))  # the sample has none
+    prepared = shutil.copytree(tiny_prepared, tmp_path / "prepared")
+    for kind in ("image_text", "parallel"):
+        shutil.copytree(prepared / kind / "evaluation", prepared / kind / "validation")
+    feed = StageFeed(stage, sources(tiny_config, prepared))
+    first, again = dict_of(feed.held_out(0, 1)), dict_of(feed.held_out(0, 1))
+    assert set(first) == {"captions", "parallel"}
+    shares = [dict_of(feed.held_out(rank, 2)) for rank in range(2)]
+    for name, batches in first.items():
+        for one, two, *parts in zip(batches, again[name], *(share[name] for share in shares), strict=True):
+            assert one.rows_B is not None and torch.equal(one.rows_B, two.rows_B)
+            assert torch.equal(one.texts.ids_T, two.texts.ids_T) and 4 not in one.texts.ids_T  # <mask>
+            assert torch.equal(torch.cat([part.rows_B for part in parts]), one.rows_B)
+
+
+def dict_of(found: Iterator[tuple[Task, list[Batch]]]) -> dict[str, list[Batch]]:
+    return {task.name: batches for task, batches in found}

@@ -1,17 +1,22 @@
 """Is the objective right: InfoNCE by hand, masks, mixed counterparts, and two workers against one."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import batch_of, objective, texts
+from tiny import batch_of, build, objective, texts
 from torch.nn.functional import normalize
 
-from unimir.train.losses import Objective, contrastive
+from unimir.train.losses import Objective, Taught, contrastive
 from unimir.train.shares import Batch, gather
 
 
@@ -42,12 +47,20 @@ def gradients(objective: Objective) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
 
 
-def _worker(rank: int, sizes: list[int], store: str, out: str) -> None:
+def with_hard(batch: Batch) -> Batch:
+    """Two mined documents for every row; one of them is of the row's own group."""
+    groups_M = torch.stack([batch.groups_B, batch.groups_B + 1], 1).ravel()
+    rows = [texts(5 + int(group) % 3) for group in groups_M]
+    tokens = type(batch.texts)(torch.cat([r.ids_T for r in rows]), torch.cat([r.lengths_B for r in rows]))
+    return replace(batch, hard=tokens, hard_groups_M=groups_M)
+
+
+def _worker(rank: int, sizes: list[int], store: str, out: str, cached: bool) -> None:
     torch.set_num_threads(1)  # forked: OpenMP threads of the parent are gone
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(sizes))
     one = objective()
     start = sum(sizes[:rank])
-    loss, losses = one(batch_of(slice(start, start + sizes[rank]), sizes))
+    loss, losses = one(replace(with_hard(batch_of(slice(start, start + sizes[rank]), sizes)), cached=cached))
     loss.backward()
     found = {name: grad / len(sizes) for name, grad in gradients(one).items()}
     zeros = {name: torch.zeros_like(p) for name, p in one.named_parameters()}
@@ -60,14 +73,14 @@ def _worker(rank: int, sizes: list[int], store: str, out: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
 @pytest.mark.parametrize("sizes", [[3, 3], [2, 4], [1, 2, 3]])
-def test_workers_together_equal_one(sizes: list[int], tmp_path: Path) -> None:
+def test_workers_together_equal_one(sizes: list[int], cached: bool, tmp_path: Path) -> None:
     alone = objective()
-    loss, losses = alone(batch_of(slice(0, 6), [6]))
+    loss, losses = alone(with_hard(batch_of(slice(0, 6), [6])))
     loss.backward()
-    mp.start_processes(
-        _worker, (sizes, str(tmp_path / "store"), str(tmp_path / "out")), nprocs=len(sizes), start_method="fork"
-    )
+    arguments = (sizes, str(tmp_path / "store"), str(tmp_path / "out"), cached)
+    mp.start_processes(_worker, arguments, nprocs=len(sizes), start_method="fork")
     together = torch.load(tmp_path / "out", weights_only=True)
     torch.testing.assert_close(together["losses"], torch.stack(list(losses.values())), rtol=1e-5, atol=1e-6)
     for name, gradient in gradients(alone).items():
@@ -105,7 +118,7 @@ def test_anchor_measures_forgetting() -> None:
 
 def test_proxy_loss_is_normalised_softmax_over_all_groups() -> None:
     one = objective().eval()
-    batch = replace(batch_of(slice(0, 6), [6]), losses={"proxy": 1.0}, pixels=None, documents=None)
+    batch = replace(batch_of(slice(0, 6), [6]), losses={"proxy": 1.0}, pixels=None, documents=None, picture_of_B=None)
     assert one.proxies is not None
     z_BD = one.model.encode_text(batch.texts).z_BD
     expected = []
@@ -117,3 +130,115 @@ def test_proxy_loss_is_normalised_softmax_over_all_groups() -> None:
     loss, losses = one(batch)
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
     assert list(losses) == ["proxy"]
+
+
+def test_cached_gradients_are_those_of_the_plain_batch() -> None:
+    """Several chunks on every side, rows of one group among them, dropout in every layer."""
+    found = []
+    for cached in (False, True):
+        one = objective().train()
+        one.model.text.token_budget = 20
+        for part in one.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.1
+        torch.manual_seed(0)
+        loss, _ = one(replace(with_hard(batch_of(slice(0, 6), [6])), cached=cached))
+        loss.backward()
+        found.append(gradients(one))
+    plain, cached_gradients = found
+    assert plain.keys() == cached_gradients.keys()
+    for name, gradient in plain.items():
+        difference = (cached_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-9)
+        assert difference < 1e-5, f"{name}: {difference}"
+
+
+def test_hard_negatives_are_further_columns_but_for_the_own_group() -> None:
+    torch.manual_seed(0)
+    a, b, hard = (normalize(torch.randn(n, 4), dim=1) for n in (3, 3, 5))
+    same = torch.zeros(3, 5, dtype=torch.bool)
+    same[1, 2] = True
+    loss = contrastive(a, b, torch.eye(3, dtype=torch.bool), torch.tensor(3.0), hard, same)
+    rows = torch.cat([a @ b.T, (a @ hard.T).masked_fill(same, float("-inf"))], 1) * 3
+    forward = -(rows.diagonal() - rows.logsumexp(1)).mean()
+    columns = (a @ b.T).T * 3
+    back = -(columns.diagonal() - columns.logsumexp(1)).mean()
+    assert loss.item() == pytest.approx(((forward + back) / 2).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_distillation_is_nothing_once_the_pupil_is_the_teacher(distance: Literal["cosine", "mse"]) -> None:
+    one = Objective(build(), taught=Taught(16, distance))
+    assert one.pupil is not None
+    torch.nn.init.eye_(one.pupil.weight)
+    own = one.model.encode_text(texts(4, 6)).z_BD.detach()
+    batch = Batch(
+        losses={"distill": 1.0}, sizes=[2], texts=texts(4, 6), groups_B=torch.arange(2), texts_B=torch.arange(2)
+    )
+    assert one(replace(batch, teacher_BV=own))[0].item() == pytest.approx(0.0, abs=1e-6)
+    other = normalize(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    expected = 1 - (own * other).sum(1).mean() if distance == "cosine" else ((own - other) ** 2).mean()
+    assert one(replace(batch, teacher_BV=other))[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_pictures_of_a_frozen_tower_are_kept() -> None:
+    one = objective().eval()
+    batch = batch_of(slice(0, 6), [6])
+    assert batch.pixels is not None
+    one.keep_pictures(9)
+    rows = torch.tensor([7, 2, 5])
+    first = one(replace(batch, kept_P=rows, fresh_F=rows))[0]
+    again = one(replace(batch, kept_P=rows, fresh_F=None, pixels=None))[0]
+    assert first.item() == pytest.approx(one(batch)[0].item(), rel=1e-6)
+    assert again.item() == first.item()
+
+
+PEAK = """
+import dataclasses, json, sys
+from pathlib import Path
+import torch
+from tiny import LABEL_SETS, texts
+from unimir.config import ImageConfig, ModelConfig, TextConfig
+from unimir.model.unimir import UniMIR
+from unimir.train.losses import Objective
+from unimir.train.shares import Batch
+
+rows, cached = int(sys.argv[1]), sys.argv[2] == "cached"
+torch.set_num_threads(1)
+arch = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512}
+config = ModelConfig(
+    dim=64,
+    prefixes=(32,),
+    text=TextConfig(arch=arch, max_tokens=48, token_budget=48 * 64),
+    image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
+)
+objective = Objective(UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1)).train()
+
+def step(count):
+    batch = Batch(
+        losses={"contrastive": 1.0}, sizes=[count], texts=texts(*[48] * count), documents=texts(*[47] * count),
+        groups_B=torch.arange(count) // 2, texts_B=torch.arange(count), cached=cached,
+    )
+    objective(batch)[0].backward()
+
+def status(name):
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+step(2)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+step(rows)
+print(json.dumps(status("VmHWM") - before))
+"""
+
+
+def test_sixteen_times_the_batch_takes_hardly_more_memory_when_cached() -> None:
+    def peak(rows: int, how: str) -> int:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "MALLOC_MMAP_THRESHOLD_": "65536"}
+        command = [sys.executable, "-c", PEAK, str(rows), how]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(json.loads(done.stdout))
+
+    plain = peak(64, "plain")
+    assert peak(1024, "cached") <= 1.3 * plain

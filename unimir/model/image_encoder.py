@@ -49,9 +49,8 @@ class ImageEncoder(nn.Module):
         return torch.cat([checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks])
 
     def _encode(self, pixels_BHWC: Tensor) -> Tensor:
-        pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        features = self.backbone((pixels_BCHW - self.mean_C11) / self.std_C11)
-        vectors: Tensor = self.projection(features)
+        pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
+        vectors: Tensor = self.projection(self.backbone(pixels_BCHW.to(self.projection.weight.dtype)))
         return vectors
 
 

@@ -80,7 +80,7 @@ class QueryFusion(nn.Module):
         """Fused query vectors [B, D] of unit length, from unit vectors z_BD, token states and the heads' logits."""
         intent_BI = intent_BI[:, slice(*self.intent_range)].softmax(-1)
         tag_TG = tag_TG[:, slice(*self.tag_range)].softmax(-1)
-        keep_T = (tag_TG * self.content_1G).sum(-1)
+        keep_T = (tag_TG * self.content_1G.to(tag_TG.dtype)).sum(-1)
         slot_T = 1 - tag_TG[:, 0] - keep_T
         understood_BF = torch.cat(
             [

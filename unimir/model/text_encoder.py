@@ -133,10 +133,8 @@ def _own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
     if "pooling_mode" in said:  # as of sentence-transformers 5.5
         chosen = [said["pooling_mode"]] if isinstance(said["pooling_mode"], str) else list(said["pooling_mode"])
     else:
-        chosen = [key.removeprefix("pooling_mode_") for key, value in said.items() if value is True]
-        chosen = [
-            {"mean_tokens": "mean", "cls_token": "cls"}.get(key, key) for key in chosen if key != "include_prompt"
-        ]
+        modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        chosen = [modes.get(key, key) for key, value in said.items() if value is True and key != "include_prompt"]
     if chosen not in (["mean"], ["cls"]):
         raise ValueError(f"{file}: pooling {', '.join(chosen) or 'none'}; mean or cls can be taken over")
     return cast(Literal["mean", "cls"], chosen[0])

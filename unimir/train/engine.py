@@ -36,18 +36,18 @@ class Engine:
         groups, self._rates = _parameter_groups(parts, config.weight_decay)
         moving = {id(parameter) for group in groups for parameter in group["params"]}
         self._names = {name: p for name, p in module.named_parameters() if id(p) in moving}
-        # The module's own copy of what stays as it is would come back rounded.
-        self._frozen = {
-            name: value.detach().float().cpu().clone()
-            for name, value in module.state_dict().items()
-            if self._rounds and name not in self._names
-        }
+        exact = {name: value.float().cpu().clone() for name, value in module.state_dict().items() if self._rounds}
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
         self._engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
         )
         self.device = torch.device(self._engine.device)
         self._create_moments()
+        # DeepSpeed rounds the module first and then makes its fp32 weights of that; what is frozen stays rounded.
+        self._frozen = {name: value for name, value in exact.items() if name not in self._names}
+        with torch.no_grad():
+            for name in self._names if exact else ():
+                self._put(self._names[name], exact[name], None)
 
     def step(self, batch: Any, rate_factor: float) -> Mapping[str, Tensor]:
         """One optimizer step at this share of the peak learning rates; returns the batch's losses, detached."""
@@ -56,6 +56,10 @@ class Engine:
         loss, losses = self._engine(batch)
         self._engine.backward(loss)
         self._engine.step()
+        if self._zero == 3:
+            # DeepSpeed overwrites a gradient where there is a new one: a part that the next task does not use would
+            # move by this step's again.
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         return {"loss": loss.detach(), **losses}
 
     def evaluate(self, batch: Any) -> Tensor:
@@ -83,19 +87,15 @@ class Engine:
                 whole[f"{key}/{name}"] = self._moment(parameter, key).float().cpu().clone()
         return whole
 
-    def resume(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int) -> None:
-        """Goes on as an engine that has made `step` steps to these weights and moments. ValueError if one is missing.
-
-        The module holds the weights already: what they lose there to rounding, the optimizer gets back.
-        """
+    @torch.no_grad()
+    def resume(self, moments: Mapping[str, Tensor], step: int) -> None:
+        """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing."""
         missing = [name for name in self._names if f"{MOMENTS[0]}/{name}" not in moments]
         if missing:
             raise ValueError(f"the checkpoint has no moments of {missing[0]}: it is of another stage")
         for state in self._inner().state.values():
             state["step"].fill_(step)
         for name, parameter in self._names.items():
-            if self._rounds:
-                self._put(parameter, weights[name], None)
             for key in MOMENTS:
                 self._put(parameter, moments[f"{key}/{name}"], key)
 

@@ -175,7 +175,7 @@ class _Run:
             objective.model.compile_backbones()
         engine = Engine(objective, [(part, rate_of(name, stage)) for name, part in parts(objective)], config.engine)
         if self._progress.step:
-            engine.resume(self._weights, self._moments, self._progress.step)
+            engine.resume(self._moments, self._progress.step)
         return objective, engine
 
     def _steps(self, feed: StageFeed, meter: Meter, start: int) -> Iterator[tuple[Task, Batch]]:
