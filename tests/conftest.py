@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import unimir.model  # noqa: F401  # makes torchvision importable, for libraries that tests import first
 from unimir.config import Config, Stage
 
 # Ray's workers give way to whatever else runs, by default: beside the other process's tests they would come to a halt.

@@ -6,7 +6,7 @@ from unimir.config import Config
 from unimir.plain import from_dict, override, to_dict
 from unimir.recipes import recipe
 
-NAMES = ("sample", "tiny", "atlas", "atlas-smoke")
+NAMES = ("sample", "tiny", "atlas", "atlas-smoke", "base", "large")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,5 +56,5 @@ def test_mistakes_are_named(setting: str, message: str) -> None:
 
 
 def test_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="recipe 'smaple'; recipes are sample, tiny, atlas, atlas-smoke"):
+    with pytest.raises(ValueError, match="recipe 'smaple'; recipes are sample, tiny, atlas, atlas-smoke, base, large"):
         recipe("smaple")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "unimir").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 LAYERS = [
     {"schema", "plain", "config", "metrics", "artifacts", "bio"},
-    {"recipes", "data", "model", "lexical", "bundle_files"},
+    {"recipes", "recipes_pretrained", "data", "model", "lexical", "bundle_files"},
     {"export", "values"},
     {"bundle"},
     {"onnx_text"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"evaluate", "evaluate_nlu", "report", "job", "serve"},
     {"jobs"},
 ]
-PEERS = {("config", "schema"), ("evaluate", "evaluate_nlu")}
+PEERS = {("config", "schema"), ("evaluate", "evaluate_nlu"), ("recipes", "recipes_pretrained")}
 OWNERS = {
     "deepspeed": {"unimir/train/engine.py"},
     "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py"},

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
 
 from unimir.data.text import TextTokenizer
 from unimir.model.text_encoder import TextEncoder
@@ -30,6 +29,8 @@ def export_text(
     `hf`: what `AutoModel` and `AutoTokenizer` load: the backbone; the projection lies beside it, in
     `projection.safetensors`, for whoever pools and projects by hand.
     """
+    from transformers import PreTrainedTokenizerFast
+
     if form not in FORMS:
         raise ValueError(f"form {form!r}; one of {', '.join(FORMS)}")
     if tower.ngrams is not None:

@@ -1,4 +1,4 @@
-"""Named runs: functions that return a whole Config. The only home of tuned numbers."""
+"""Named runs: functions that return a whole Config. With recipes_pretrained, the only home of tuned numbers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from unimir.config import (
     TokenizerConfig,
 )
 from unimir.plain import override
+from unimir.recipes_pretrained import base, large
 
 
 def recipe(name: str) -> Config:
     """The config of a named run. ValueError lists the names."""
-    recipes = {"sample": sample, "tiny": tiny, "atlas": atlas, "atlas-smoke": atlas_smoke}
+    recipes = {run.__name__.replace("_", "-"): run for run in (sample, tiny, atlas, atlas_smoke, base, large)}
     if name not in recipes:
         raise ValueError(f"recipe {name!r}; recipes are {', '.join(recipes)}")
     return override(recipes[name](), [])  # every number of the type that is declared: a run's name is their hash
@@ -272,12 +273,7 @@ def _atlas_evaluation() -> tuple[EvalTask, ...]:
             metrics=("ndcg@10",),
         ),
         EvalTask(
-            name="tldr",
-            measure="text_to_text",
-            kind="text_text",
-            sources=("tldr",),
-            pool="all",
-            metrics=("r@10",),
+            name="tldr", measure="text_to_text", kind="text_text", sources=("tldr",), pool="all", metrics=("r@10",)
         ),
         EvalTask(name="ntrex", measure="text_to_text", kind="parallel", sources=("ntrex",), max_queries=100),
         EvalTask(name="xsid", measure="nlu", kind="nlu", sources=_XSID.sources),

@@ -1,0 +1,78 @@
+"""Do the trackers that a run may name get its numbers, and go on after a kill?"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unimir.train.log import Log, Step, Tracker, open_trackers
+
+RATES = {"examples_per_s": 5.0, "seconds": 1.0}
+
+
+def steps(first: int, last: int) -> list[Step]:
+    return [Step(number=n, task="pairs", batch=n, losses={"loss": 10.0 - n}, seen=n) for n in range(first, last)]
+
+
+def run(directory: Path, start: int, stop: int, trackers: list[Tracker]) -> dict[str, float]:
+    log = Log("text", 9, directory, start=start, before=100, trackers=trackers)
+    log.write(steps(start, stop), RATES)
+    found = log.close()
+    for tracker in trackers:
+        tracker.close()
+    return found
+
+
+def test_a_log_that_was_cut_off_tells_every_step_once(tmp_path: Path) -> None:
+    run(tmp_path, 0, 6, [])
+    with (tmp_path / "text.jsonl").open("a") as lines:
+        lines.write('{"step": 6, "lo')  # killed while it wrote
+    found = run(tmp_path, 4, 9, [])
+    told = [json.loads(line) for line in (tmp_path / "text.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in told] == list(range(9))
+    assert found == {"loss_first": 6.0, "loss_last": 6.0}
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("text/pairs/loss")] == list(range(9))
+    assert events.Scalars("text/examples_per_s")[-1].value == 5.0
+
+
+def test_mlflow_gets_the_numbers_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    run(tmp_path, 0, 6, open_trackers(["mlflow"], "sample-1", tmp_path, {"seed": 0}))
+    run(tmp_path, 4, 9, open_trackers(["mlflow"], "sample-1", tmp_path, {"seed": 0}))
+    (found,) = mlflow.search_runs(experiment_names=["unimir"], output_format="list")
+    history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "text/pairs/loss")
+    assert {metric.step: metric.value for metric in history} == {100 + n: 10.0 - n for n in range(9)}
+
+
+def test_wandb_gets_the_numbers_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(tmp_path, 0, 9, open_trackers(["wandb"], "sample-1", tmp_path, {"seed": 0}))
+    (written,) = (tmp_path / "wandb").glob("offline-run-*-sample-1/*.wandb")
+    assert b"text/pairs/loss" in written.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "message"),
+    [
+        ("wandbb", None, "tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"),
+        ("mlflow", "mlflow", r"tracker 'mlflow' is not installed \(pip install mlflow\)"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_a_clear_error(
+    name: str, hidden: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(asked: str, found: Callable[[str], object] | None = None) -> object:
+        return None if asked == hidden else found
+
+    if hidden:
+        monkeypatch.setattr("importlib.util.find_spec", find)
+    with pytest.raises(ValueError, match=message):
+        open_trackers([name], "run", tmp_path, {})
