@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
+from unimir.config import check_trackers
 from unimir.plain import override
 from unimir.recipes import recipe
 
@@ -24,6 +25,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     # A mistake is answered before the slow part: imports and a cluster.
     config = override(recipe(args.recipe), args.set)
     out = Path(args.out)
+    trackers = tuple(filter(None, args.track.split(",")))
+    check_trackers(trackers)
     from unimir.data.sources import corpora_of
 
     corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)
@@ -37,7 +40,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         config = select_stages(config, args.stages.split(","))
     with job.cluster():
         prepared = prepare(corpora, config, out)
-        places = Places(out=out, storage=args.storage, trackers=tuple(filter(None, args.track.split(","))))
+        places = Places(out=out, storage=args.storage, trackers=trackers)
         trained = train(config, prepared, places, workers=args.workers)
     found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]

@@ -1,5 +1,7 @@
 """Tiny real models and batches that several rooms' tests build on."""
 
+import dataclasses
+
 import torch
 
 from unimir.config import ImageConfig, ModelConfig, TextConfig
@@ -32,8 +34,8 @@ def build(**changes: object) -> UniMIR:
         prefixes=(8,),
         text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64, ngrams=2, ngram_buckets=512),
         image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
-        **changes,
     )
+    config = dataclasses.replace(config, **changes)
     return UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1).eval()
 
 

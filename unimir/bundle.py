@@ -79,7 +79,7 @@ def preprocess_of(model: UniMIR) -> Preprocess:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
-        crop_pct=1.0 if not model.config.image.pretrained else float(data["crop_pct"]),
+        crop_pct=float(data["crop_pct"]) if model.config.image.pretrained or model.config.image.checkpoint else 1.0,
     )
 
 

@@ -5,8 +5,9 @@ Holds no tuned number of any run (those are in recipes) and knows no library but
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from unimir.schema import KINDS, SPLITS, Kind, Split
@@ -19,6 +20,18 @@ distance to the vectors at stage start; distance to a teacher's vectors."""
 
 BACKENDS = ("torch", "onnx-fp32", "onnx-int8")
 """What can run the text side of a bundle: PyTorch anywhere, ONNX Runtime on a CPU."""
+
+TRACKERS = ("wandb", "mlflow")
+"""What a training run may tell its numbers to, beside TensorBoard, which is always there."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """ValueError for an unknown tracker, or one that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"tracker {name!r}; trackers are {', '.join(TRACKERS)}, beside TensorBoard")
+        if find_spec(name) is None:
+            raise ValueError(f"tracker {name!r} is not installed (pip install {name})")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -60,12 +60,38 @@ def large() -> Config:
 
 def _recipe(name: str, *, text: str, image: str, dim: int, rate: float, engine: EngineConfig) -> Config:
     size = int(image.rsplit("_", 1)[1])
+    return Config(
+        recipe=name,
+        tokenizer=TokenizerConfig(path=text),
+        prepare=PrepareConfig(max_tokens=128, image_size=size),
+        model=ModelConfig(
+            dim=dim,
+            prefixes=(dim // 2, dim // 4),
+            text=TextConfig(backbone=text, max_tokens=128, token_budget=65_536),
+            image=ImageConfig(name=image, pretrained=True, size=size, min_crop=0.9),
+        ),
+        stages=_stages(rate),
+        engine=engine,
+        restarts=Restarts(every_steps=1000, keep=2),
+        evaluation=(
+            EvalTask(name="text_to_image", measure="text_to_image", kind="image_text"),
+            EvalTask(name="image_to_text", measure="image_to_text", kind="image_text"),
+            EvalTask(name="text_to_text", measure="text_to_text", kind="parallel"),
+            EvalTask(name="query_to_document", measure="text_to_text", kind="text_text"),
+            EvalTask(name="query_to_item", measure="query_to_item", kind="intent_query"),
+            EvalTask(name="", measure="nlu", kind="intent_query"),
+        ),
+    )
+
+
+def _stages(rate: float) -> tuple[Stage, ...]:
+    """The three stages; `rate` is the text tower's in the first."""
     parallel = Task(name="parallel", kind="parallel", batch_size=2048, cached=True)
     documents = Task(name="documents", kind="text_text", batch_size=2048, cached=True)
     queries = Task(name="queries", kind="intent_query", batch_size=128, losses=_NLU)
     commands = Task(name="commands", kind="nlu", batch_size=128, losses=_NLU)
     anchored = {"contrastive": 1.0, "anchor": 0.1}
-    stages = (
+    return (
         Stage(name="text", steps=20_000, tasks=(parallel, documents), rates={"text": rate}, warmup_steps=1000),
         Stage(
             name="nlu",
@@ -100,27 +126,5 @@ def _recipe(name: str, *, text: str, image: str, dim: int, rate: float, engine: 
             ),
             rates={"text": 1e-5, "image": 1e-5, "nlu": 5e-5, "fusion": 1e-4},
             warmup_steps=1500,
-        ),
-    )
-    return Config(
-        recipe=name,
-        tokenizer=TokenizerConfig(path=text),
-        prepare=PrepareConfig(max_tokens=128, image_size=size),
-        model=ModelConfig(
-            dim=dim,
-            prefixes=(dim // 2, dim // 4),
-            text=TextConfig(backbone=text, max_tokens=128, token_budget=65_536),
-            image=ImageConfig(name=image, pretrained=True, size=size, min_crop=0.9),
-        ),
-        stages=stages,
-        engine=engine,
-        restarts=Restarts(every_steps=1000, keep=2),
-        evaluation=(
-            EvalTask(name="text_to_image", measure="text_to_image", kind="image_text"),
-            EvalTask(name="image_to_text", measure="image_to_text", kind="image_text"),
-            EvalTask(name="text_to_text", measure="text_to_text", kind="parallel"),
-            EvalTask(name="query_to_document", measure="text_to_text", kind="text_text"),
-            EvalTask(name="query_to_item", measure="query_to_item", kind="intent_query"),
-            EvalTask(name="", measure="nlu", kind="intent_query"),
         ),
     )

@@ -64,14 +64,12 @@ def pairs_of(data: Path) -> Pairs:
     """Questions and passages, descriptions and pages, in English."""
     with (data / "passages/tldr.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    pages = [(r["description"], f"{r['title']} {r['examples']}") for r in rows if r["lang"] == "en"]
+    pairs = [(row["description"], " ".join([row["title"], *row["examples"]])) for row in rows if row["lang"] == "en"]
     with (data / "passages/afriqa.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    passages = [
-        (r["query_translated"], r["passage"]) for r in rows if r["passage_lang"] == "en" and r["query_translated"]
-    ]
-    mixed = pages + passages
-    return [mixed[i] for i in np.random.default_rng(0).permutation(len(mixed))]
+    pairs += [(row["query_translated"], row["passage"]) for row in rows if row["passage_lang"] == "en"]
+    whole = [pair for pair in pairs if all(pair)]
+    return [whole[i] for i in np.random.default_rng(0).permutation(len(whole))]
 
 
 def write_prepared(directory: Path, pairs: Pairs, tokenizer_json: Path, data: Path, pictures: int) -> Path:
@@ -139,7 +137,9 @@ class Ours:
         self.objective = Objective(model).to(device).train()
         freeze(self.objective, self.stage)
         groups = [(part, rate_of(name, self.stage)) for name, part in parts(self.objective)]
+        os.environ.setdefault("LOCAL_RANK", "0")
         self.engine = Engine(self.objective, groups, config.engine) if engine else None
+        os.environ.pop("LOCAL_RANK")  # accelerate, of the other trainer, would take it for its own
         trained = [p for p in self.objective.parameters() if p.requires_grad]
         self.plain = None if engine else torch.optim.AdamW(trained, lr=RATE, fused=True)
         self.feed = StageFeed(self.stage, Sources(config, prepared, [LABELS], preprocess_of(model)))
@@ -332,6 +332,7 @@ def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
     pairs, found = pairs_of(data), {}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
+        dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=0, world_size=1)
         tokenizer_json = Path(BACKBONE) / "tokenizer.json"
         prepared = write_prepared(directory / "prepared", pairs, tokenizer_json, data, pictures=2000)
         tokenizer = TextTokenizer.from_file(tokenizer_json, MAX_TOKENS)

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from tiny import ARCH, LABEL_SETS, build, texts
 
+from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
+from unimir.model.image_encoder import ImageEncoder
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 
@@ -102,3 +107,28 @@ def test_torchvision_timm_and_transformers_import_beside_this_torch() -> None:
         "create_transform((3, 32, 32))\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_an_image_backbone_is_read_from_a_local_checkpoint(tmp_path: Path) -> None:
+    """Whether the checkpoint has a classifier or not; preprocessing is then what the backbone was trained with."""
+    arch = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for classes in (0, 10):
+        trained = timm.create_model("convnext_atto", num_classes=classes, **arch).eval()
+        save_file(trained.state_dict(), tmp_path / f"{classes}.safetensors")
+        config = ImageConfig(
+            name="convnext_atto", args=arch, size=32, checkpoint=str(tmp_path / f"{classes}.safetensors")
+        )
+        tower = ImageEncoder(config, dim=4).eval()
+        for name, value in tower.backbone.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[name]), name
+        assert tower(pixels).shape == (2, 4)
+    model = build(image=config)
+    assert preprocess_of(model).crop_pct == model.image.data_config["crop_pct"] < 1
+    assert preprocess_of(build()).crop_pct == 1
+
+
+def test_an_image_checkpoint_of_another_architecture_is_a_clear_error(tmp_path: Path) -> None:
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors.*is no checkpoint of convnext_atto"):
+        ImageEncoder(ImageConfig(name="convnext_atto", checkpoint=str(tmp_path / "other.safetensors")), dim=4)

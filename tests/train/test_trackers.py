@@ -1,12 +1,12 @@
 """Do the trackers that a run may name get its numbers, and go on after a kill?"""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unimir.config import check_trackers
 from unimir.train.log import Log, Step, Tracker, open_trackers
 
 RATES = {"examples_per_s": 5.0, "seconds": 1.0}
@@ -59,20 +59,10 @@ def test_wandb_gets_the_numbers_offline(tmp_path: Path, monkeypatch: pytest.Monk
     assert b"text/pairs/loss" in written.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "hidden", "message"),
-    [
-        ("wandbb", None, "tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"),
-        ("mlflow", "mlflow", r"tracker 'mlflow' is not installed \(pip install mlflow\)"),
-    ],
-)
-def test_a_tracker_that_is_not_there_is_a_clear_error(
-    name: str, hidden: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def find(asked: str, found: Callable[[str], object] | None = None) -> object:
-        return None if asked == hidden else found
-
-    if hidden:
-        monkeypatch.setattr("importlib.util.find_spec", find)
-    with pytest.raises(ValueError, match=message):
-        open_trackers([name], "run", tmp_path, {})
+def test_a_tracker_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_trackers(["wandb", "mlflow"])
+    with pytest.raises(ValueError, match="tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"):
+        check_trackers(["wandbb"])
+    monkeypatch.setattr("unimir.config.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tracker 'mlflow' is not installed \(pip install mlflow\)"):
+        check_trackers(["mlflow"])

@@ -8,6 +8,7 @@ from typing import Any, cast
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,13 +26,9 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageConfig, *, dim: int) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
-            config.name,
-            pretrained=config.pretrained,
-            checkpoint_path=config.checkpoint or "",
-            num_classes=0,
-            **_args(config),
-        )
+        self.backbone = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **_args(config))
+        if config.checkpoint:
+            _load(self.backbone, config)
         self.data_config: dict[str, Any] = resolve_data_config({}, model=self.backbone)
         self.projection = nn.Linear(cast(int, self.backbone.num_features), dim, bias=False)
         mean, std = torch.tensor(self.data_config["mean"]), torch.tensor(self.data_config["std"])
@@ -52,6 +49,16 @@ class ImageEncoder(nn.Module):
         pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
         vectors: Tensor = self.projection(self.backbone(pixels_BCHW.to(self.projection.weight.dtype)))
         return vectors
+
+
+def _load(backbone: nn.Module, config: ImageConfig) -> None:
+    """The backbone's weights of a local checkpoint, whose classifier is left out. ValueError if it is of another."""
+    found = load_state_dict(config.checkpoint, weights_only=True)
+    try:
+        backbone.load_state_dict({name: found[name] for name in backbone.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{config.checkpoint} is no checkpoint of {config.name} ({reason})") from error
 
 
 def _args(config: ImageConfig) -> dict[str, Any]:

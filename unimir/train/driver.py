@@ -21,10 +21,9 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
-from unimir.config import Config
+from unimir.config import Config, check_trackers
 from unimir.plain import to_dict
 from unimir.train.hints import TeacherVectors
-from unimir.train.log import checked_trackers
 from unimir.train.losses import Taught
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
@@ -58,8 +57,10 @@ class Places:
 
     @property
     def runs(self) -> str:
-        """The storage path of Ray Train."""
-        return self.storage or str(self.out.resolve() / "runs")
+        """The storage path of Ray Train, which takes no relative ones."""
+        if self.storage is None:
+            return str(self.out.resolve() / "runs")
+        return self.storage if "://" in self.storage else str(Path(self.storage).resolve())
 
 
 def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Trained:
@@ -68,7 +69,7 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     A finished run of the same config on the same corpus is returned as it is; an interrupted one goes on from its last
     checkpoint, at any number of workers. Ray must be initialised. ValueError if the cluster is too small.
     """
-    checked_trackers(places.trackers)
+    check_trackers(places.trackers)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     values = to_dict(config)
     run = f"{config.recipe}-{artifacts.content_id(artifacts.canonical_json(values), prepared_id)}"

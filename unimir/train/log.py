@@ -17,8 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 SHOW_EVERY_S = 5.0
-TRACKERS = ("wandb", "mlflow")
-"""What `--track` may name, beside TensorBoard, which is always there."""
 
 
 class Tracker(Protocol):
@@ -109,20 +107,8 @@ class Log:
 
 
 def open_trackers(names: Sequence[str], run: str, directory: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """The trackers of these names. ValueError for an unknown one, or one that is not installed."""
-    return [_TRACKERS[name](run, directory, config) for name in checked_trackers(names)]
-
-
-def checked_trackers(names: Sequence[str]) -> Sequence[str]:
-    """The names as they are. ValueError for an unknown one, or one that is not installed."""
-    from importlib.util import find_spec
-
-    for name in names:
-        if name not in TRACKERS:
-            raise ValueError(f"tracker {name!r}; trackers are {', '.join(TRACKERS)}, beside TensorBoard")
-        if find_spec(name) is None:
-            raise ValueError(f"tracker {name!r} is not installed (pip install {name})")
-    return names
+    """The trackers of these names, which `check_trackers` has let through."""
+    return [_TRACKERS[name](run, directory, config) for name in names]
 
 
 class _Wandb:

@@ -156,7 +156,7 @@ class _Run:
         }
         self._progress = Progress([*self._progress.reports, report])
         self._save(None, objective, stage, notes.recent(held_out))
-        self._moments, self._anchor = {}, {}
+        self._anchor = {}
 
     def _begin(self, stage: Stage, feed: StageFeed) -> tuple[Objective, Engine]:
         """A fresh objective of the weights so far in a fresh engine: an engine leaves its own cut up and rounded."""
@@ -176,6 +176,7 @@ class _Run:
         engine = Engine(objective, [(part, rate_of(name, stage)) for name, part in parts(objective)], config.engine)
         if self._progress.step:
             engine.resume(self._moments, self._progress.step)
+            self._moments = {}
         return objective, engine
 
     def _steps(self, feed: StageFeed, meter: Meter, start: int) -> Iterator[tuple[Task, Batch]]:

@@ -1,0 +1,76 @@
+"""Are the rates right that training tells of itself, and do its savings change nothing but time and memory?"""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import batch_of, build, objective, texts
+
+from unimir.train.losses import Objective
+from unimir.train.throughput import Meter, padded_tokens, peak_flops
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 200))
+@settings(deadline=None)
+def test_padding_is_what_length_sorted_chunks_add(lengths: list[int], budget: int) -> None:
+    padded = padded_tokens(texts(*lengths), budget)
+    assert sum(lengths) <= padded <= len(lengths) * max(lengths)
+    if len(set(lengths)) == 1 or budget < min(lengths):
+        assert padded == sum(lengths)
+
+
+def test_a_meter_counts_and_goes_on_from_its_state() -> None:
+    batch = batch_of(slice(0, 6), [6])
+    meter = Meter(build(), trained={"text", "image"}, workers=1, device=torch.device("cpu"))
+    for _ in range(2):
+        meter.count(batch)
+        with meter.waiting():
+            time.sleep(0.01)
+    found, rates = meter.state(), meter.rates()
+    assert found["examples"] == 12
+    assert batch.documents is not None
+    assert found["tokens"] == 2 * (len(batch.texts.ids_T) + len(batch.documents.ids_T))
+    assert (
+        rates["data_wait"] == pytest.approx(found["waited_s"] / rates["seconds"], rel=0.1) and found["waited_s"] >= 0.02
+    )
+    assert rates["mfu"] > 0 and rates["padding"] == pytest.approx(1 - found["tokens"] / found["padded"])
+    again = Meter(build(), trained={"text"}, workers=1, device=torch.device("cpu"))
+    again.restore(found)
+    again.count(batch)
+    assert again.state()["examples"] == 18 and again.counts.seconds > found["seconds"]
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    """A backbone's own matrix products and attention, forward; three times as much to train."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build()
+    tokens = texts(*[40] * 8)
+    model.text.token_budget = 40 * 8
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.text._encode(tokens, False, False)
+    batch = replace(batch_of(slice(0, 6), [6]), texts=tokens, documents=None, pixels=None)
+    for trained, passes in (({"text"}, 3), (set(), 1)):
+        meter = Meter(model, trained=trained, workers=1, device=torch.device("cpu"))
+        meter.count(batch)
+        assert meter.counts.flops == pytest.approx(passes * counter.get_total_flops(), rel=0.05)
+
+
+def test_peak_of_this_machine_is_a_rate() -> None:
+    assert 1e9 < peak_flops(torch.device("cpu")) < 1e14
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    found = []
+    for saving in (False, True):
+        one: Objective = objective().train()
+        if saving:
+            one.model.checkpoint_activations()
+        one(batch_of(slice(0, 6), [6]))[0].backward()
+        found.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
