@@ -75,7 +75,7 @@ class UniMIR(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Both backbones compute their layers' activations again for the gradient instead of keeping them."""
-        self.text.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.text.backbone.activation_checkpointing_enable({"use_reentrant": False})
         self.image.backbone.set_grad_checkpointing(True)
 
     def compile_backbones(self) -> None:

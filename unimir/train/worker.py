@@ -145,11 +145,7 @@ class _Run:
             "name": stage.name,
             "steps": stage.steps,
             "examples": meter.counts.examples,
-            "seconds": round(meter.counts.seconds, 2),
-            **{
-                name: round(rates[name], 4)
-                for name in ("examples_per_s", "tokens_per_s", "padding", "data_wait", "mfu")
-            },
+            **{name: round(value, 4) for name, value in rates.items()},
             "held_out": held_out,
             "forgotten": forgotten,
             **notes.close(),
