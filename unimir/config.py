@@ -131,6 +131,15 @@ class Task:
         _require(self.batch_size > 1, f"task {self.name}: batch_size {self.batch_size}; at least 2")
         _require(self.per_picture > 0, f"task {self.name}: per_picture {self.per_picture}; must be positive")
         _require(0 <= self.hide < 1, f"task {self.name}: hide {self.hide}; at least 0 and below 1")
+        wanted = {name for name, weight in self.losses.items() if weight}
+        _require(
+            self.kind != "nlu" or not wanted & {"contrastive", "fused"},
+            f"task {self.name}: losses {sorted(wanted)}; kind nlu has no counterpart to be contrasted with",
+        )
+        _require(
+            self.kind in ("nlu", "intent_query") or not wanted & {"intent", "slots"},
+            f"task {self.name}: losses {sorted(wanted)}; kind {self.kind} has neither intents nor slots",
+        )
         mined = self.hard_negatives
         _require(mined >= 0, f"task {self.name}: hard_negatives {mined}; at least 0")
         _require(

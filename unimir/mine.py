@@ -9,7 +9,7 @@ import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def mine(bundle: Path, prepared: Path, out: Path, mining: Mining, actors: Actors
     For every training row of kind text_text: documents of other groups, as rows that have them. What is closer than the
     margin allows is left out, because it may well be an answer. Ray must be initialised. ValueError without such rows.
     """
+    bundle, out = bundle.resolve(), out.resolve()  # workers have other working directories
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     bundle_id = artifacts.read_manifest(bundle, "bundle")["id"]
     key = artifacts.canonical_json(vars(mining))
@@ -65,7 +66,8 @@ def mine(bundle: Path, prepared: Path, out: Path, mining: Mining, actors: Actors
     blocks = [(start, start + UNIT_QUERIES) for start in range(0, len(table), UNIT_QUERIES)]
     found: list[list[NDArray[np.int32]]] = [[] for _ in blocks]
     with tqdm(total=len(table), desc="queries", unit="row", file=sys.stderr) as bar:
-        for at, rows in each(blocks, functools.partial(_searcher, work, mining), actors=actors):
+        search = functools.partial(_searcher, work, mining)
+        for at, rows in each(blocks, search, actors=replace(actors, num_gpus=0.0)):  # a product of matrices: on CPUs
             found[at] = rows
             bar.update(len(rows))
     config = dict(vars(mining))
@@ -131,14 +133,13 @@ def _searcher(work: Path, mining: Mining) -> Callable[[int, int], list[NDArray[n
 
     queries, documents, groups = load("queries"), load("documents"), load("groups")
     query_of, document_of, row_of = load("query_of"), load("document_of"), load("row_of")
-    by_group = np.argsort(groups, kind="stable")
-    in_order = groups[by_group]
+    of_group, of_query = _Rows(groups), _Rows(query_of)
 
     def own(row: int) -> NDArray[np.int64]:
-        """Documents of the row's group."""
-        first, last = np.searchsorted(in_order, groups[row], "left"), np.searchsorted(in_order, groups[row], "right")
-        rows: NDArray[np.int64] = document_of[by_group[first:last]]
-        return rows
+        """Documents of the row's group, and of rows that ask the same."""
+        rows = np.concatenate([of_group.equal(groups[row]), of_query.equal(query_of[row])])
+        documents_of_row: NDArray[np.int64] = np.unique(document_of[rows])
+        return documents_of_row
 
     @torch.inference_mode()
     def search(start: int, stop: int) -> list[NDArray[np.int32]]:
@@ -163,6 +164,20 @@ def _searcher(work: Path, mining: Mining) -> Callable[[int, int], list[NDArray[n
         return [row_of[one[keep].numpy()].astype(np.int32) for one, keep in zip(best[1], kept, strict=True)]
 
     return search
+
+
+class _Rows:
+    """Rows by the value they have."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._order = np.argsort(values, kind="stable")
+        self._sorted = values[self._order]
+
+    def equal(self, value: Any) -> NDArray[np.int64]:
+        """The rows of this value."""
+        first, last = (np.searchsorted(self._sorted, value, side) for side in ("left", "right"))
+        rows: NDArray[np.int64] = self._order[first:last]
+        return rows
 
 
 def _chained(blocks: Sequence[Sequence[NDArray[np.int32]]]) -> Iterator[NDArray[np.int32]]:

@@ -13,6 +13,7 @@ from tiny import ARCH, LABEL_SETS, build, texts
 from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.image_encoder import ImageEncoder
+from unimir.model.text_encoder import TextEncoder
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 
@@ -132,3 +133,19 @@ def test_an_image_checkpoint_of_another_architecture_is_a_clear_error(tmp_path: 
     save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="other.safetensors.*is no checkpoint of convnext_atto"):
         ImageEncoder(ImageConfig(name="convnext_atto", checkpoint=str(tmp_path / "other.safetensors")), dim=4)
+
+
+def test_backbones_that_are_not_there_are_clear_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("nobody/nothing", str(tmp_path)):
+        with pytest.raises(ValueError, match=f"text backbone '{name}' cannot be loaded"):
+            TextEncoder(TextConfig(backbone=name), vocab_size=100, pad_id=1, dim=8)
+    with pytest.raises(ValueError, match="image backbone 'resnet19'; timm has no model of this name"):
+        ImageEncoder(ImageConfig(name="resnet19"), dim=4)
+
+
+def test_more_tokens_than_a_backbone_has_positions_are_refused(tmp_path: Path) -> None:
+    build().text.backbone.save_pretrained(tmp_path)  # 42 positions, of which RoBERTa uses 40
+    TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=1, dim=8)
+    with pytest.raises(ValueError, match="max_tokens 41; text backbone .* has 40 positions"):
+        TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=41), vocab_size=100, pad_id=1, dim=8)

@@ -1,6 +1,7 @@
 """Is training right as a whole: it learns, goes on when killed, is the same at one and two workers, refuses
 mistakes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from unimir import artifacts
-from unimir.config import Config
+from unimir.config import Config, EngineConfig
 from unimir.train.driver import Places, select_stages, train
 from unimir.train.worker import build_objective
 
@@ -75,3 +76,17 @@ def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Con
 def test_unknown_stage_is_a_clear_error(tiny_config: Config) -> None:
     with pytest.raises(ValueError, match="stage 'jiont'; recipe tiny has text, nlu, joint"):
         select_stages(tiny_config, ["jiont"])
+
+
+def test_zero_3_takes_one_worker(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config, engine=EngineConfig(zero=3))
+    with pytest.raises(ValueError, match="engine.zero 3 with --workers 2; it takes one"):
+        train(config, tiny_prepared, Places(out=tmp_path), workers=2)
+
+
+def test_negatives_of_another_corpus_are_refused_before_anything_starts(
+    tiny_prepared: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(tiny_config, negatives=str(tmp_path))
+    with pytest.raises(ValueError, match="not a negatives artifact"):
+        train(config, tiny_prepared, Places(out=tmp_path), workers=2)

@@ -5,14 +5,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from unimir.artifacts import read_manifest
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage, Task
-from unimir.train.feed import Sources, StageFeed, proxy_groups
+from unimir.train.feed import Sources, StageFeed, TaskFeed, held_out, proxy_groups
+from unimir.train.hints import Negatives, write_negatives
 from unimir.train.shares import Batch
-from unimir.train.worker import build_objective
+from unimir.train.worker import build_objective, deciding
 
 
 def batches(config: Config, stage: Stage, prepared: Path, rank: int = 0, workers: int = 1) -> Iterator[Batch]:
@@ -106,14 +109,14 @@ def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
     tiny_config: Config, tiny_prepared: Path, tmp_path: Path
 ) -> None:
     stage = with_hidden_tokens(tiny_config.stages[2], 0.5)
-    assert not list(StageFeed(stage, sources(tiny_config, tiny_prepared)).held_out(0, 1))  # the sample has none
+    assert not list(held_out(stage, sources(tiny_config, tiny_prepared), 0, 1))  # the sample has none
     prepared = shutil.copytree(tiny_prepared, tmp_path / "prepared")
     for kind in ("image_text", "parallel"):
         shutil.copytree(prepared / kind / "evaluation", prepared / kind / "validation")
-    feed = StageFeed(stage, sources(tiny_config, prepared))
-    first, again = dict_of(feed.held_out(0, 1)), dict_of(feed.held_out(0, 1))
+    whole = sources(tiny_config, prepared)
+    first, again = dict_of(held_out(stage, whole, 0, 1)), dict_of(held_out(stage, whole, 0, 1))
     assert set(first) == {"captions", "parallel"}
-    shares = [dict_of(feed.held_out(rank, 2)) for rank in range(2)]
+    shares = [dict_of(held_out(stage, whole, rank, 2)) for rank in range(2)]
     for name, batches in first.items():
         for one, two, *parts in zip(batches, again[name], *(share[name] for share in shares), strict=True):
             assert one.rows_B is not None and torch.equal(one.rows_B, two.rows_B)
@@ -123,3 +126,57 @@ def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
 
 def dict_of(found: Iterator[tuple[Task, list[Batch]]]) -> dict[str, list[Batch]]:
     return {task.name: batches for task, batches in found}
+
+
+def test_a_worker_without_pictures_encodes_one_that_nobody_looks_at(tiny_config: Config, tiny_prepared: Path) -> None:
+    """So that all workers have gradients of the same parts."""
+    stage = tiny_config.stages[2]
+    (task,) = [task for task in stage.tasks if task.name == "queries"]
+    feed = TaskFeed(task, stage, sources(tiny_config, tiny_prepared))
+    rows = feed.order.batch(0)
+    half = len(rows) // 2
+    assert (feed.picture_rows[rows[half:]] >= 0).any()
+    feed.picture_rows[rows[:half]] = -1
+    first, second = (feed.batch(0, rank, 2) for rank in range(2))
+    assert first.picture_of_B is not None and (first.picture_of_B == -1).all()
+    assert first.pixels is not None and len(first.pixels) == 1
+    assert second.pixels is not None and len(second.pixels) > 1
+    model = build_objective(tiny_config, tiny_prepared)
+    model(dataclasses.replace(first, sizes=[len(first.groups_B)]))[0].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.model.image.parameters())
+
+
+def test_more_workers_than_rows_of_a_batch_are_refused(tiny_config: Config, tiny_prepared: Path) -> None:
+    feed = StageFeed(tiny_config.stages[0], sources(tiny_config, tiny_prepared))
+    with pytest.raises(ValueError, match="task parallel: 32 rows a batch; 33 workers need one each"):
+        next(feed.batches(0, 33))
+
+
+def test_losses_that_mean_nothing_for_groups_held_out_are_not_measured(
+    tiny_config: Config, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    prepared = shutil.copytree(tiny_prepared, tmp_path / "prepared")
+    shutil.copytree(prepared / "parallel/evaluation", prepared / "parallel/validation")
+    plain = tiny_config.stages[0].tasks[0]
+    tasks = (
+        dataclasses.replace(plain, losses={"contrastive": 1.0, "proxy": 1.0, "anchor": 0.1}),
+        dataclasses.replace(plain, name="learned", losses={"proxy": 1.0}),
+    )
+    stage = dataclasses.replace(tiny_config.stages[0], tasks=tasks)
+    found = dict_of(held_out(stage, sources(tiny_config, prepared), 0, 1))
+    assert set(found) == {"parallel"}
+    assert {tuple(batch.losses) for batch in found["parallel"]} == {("contrastive",)}
+
+
+def test_as_many_mined_negatives_as_there_are_are_drawn(tmp_path: Path, tiny_prepared: Path) -> None:
+    mined = [[5, 6], [], [7]]
+    prepared_id = read_manifest(tiny_prepared, "prepared")["id"]
+    rows = iter([np.array(row, np.int32) for row in mined])
+    write_negatives(tmp_path / "mined", rows, prepared=prepared_id, bundle="b", config={})
+    drawn = Negatives(tmp_path / "mined", tiny_prepared).draw(np.arange(3), 4, np.random.default_rng(0))
+    assert [sorted(row[row >= 0].tolist()) for row in drawn] == mined
+    assert drawn.shape == (3, 4)
+
+
+def test_a_run_that_diverged_is_no_best_checkpoint() -> None:
+    assert deciding(1, 0.1) > deciding(1, 5.0) > deciding(1, float("nan")) >= 1 > deciding(0, 0.0)

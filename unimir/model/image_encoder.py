@@ -26,6 +26,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageConfig, *, dim: int) -> None:
         super().__init__()
+        if not timm.is_model(config.name):
+            raise ValueError(f"image backbone {config.name!r}; timm has no model of this name")
         self.backbone = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **_args(config))
         if config.checkpoint:
             _load(self.backbone, config)

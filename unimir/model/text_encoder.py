@@ -41,7 +41,7 @@ class TextEncoder(nn.Module):
         if config.backbone is not None:
             # fp32 always explicit: half-precision products are about 100 times slower on a CPU, and transformers
             # would keep a half-precision checkpoint in half precision. Engines cast down where it pays.
-            self.backbone = AutoModel.from_pretrained(config.backbone, dtype=torch.float32, trust_remote_code=False)
+            self.backbone = _pretrained(config)
         else:
             self.backbone = AutoModel.from_config(_architecture(config, vocab_size, pad_id), dtype=torch.float32)
         if getattr(self.backbone, "pooler", None) is not None:
@@ -122,6 +122,21 @@ class TextEncoder(nn.Module):
             return h_bLH[:, 0]
         weights_bL1 = (mask_bL / mask_bL.sum(1, keepdim=True)).unsqueeze(-1).to(h_bLH.dtype)
         return (h_bLH * weights_bL1).sum(1)
+
+
+def _pretrained(config: TextConfig) -> Any:
+    """The backbone of a name or path. ValueError if there is none, or it has too few positions."""
+    try:
+        backbone = AutoModel.from_pretrained(config.backbone, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"text backbone {config.backbone!r} cannot be loaded ({reason})") from error
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    if positions is not None and "roberta" in backbone.config.model_type:
+        positions -= backbone.config.pad_token_id + 1  # RoBERTa counts positions from there
+    if positions is not None and config.max_tokens > positions:
+        raise ValueError(f"max_tokens {config.max_tokens}; text backbone {config.backbone!r} has {positions} positions")
+    return backbone
 
 
 def _own_pooling(backbone: str | None) -> Literal["mean", "cls"]:

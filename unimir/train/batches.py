@@ -106,6 +106,11 @@ class Order:
         self._kept: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
+    def size(self) -> int:
+        """Rows of a batch."""
+        return min(self.batch_size, len(self.langs))
+
+    @property
     def batches_per_epoch(self) -> int:
         """Full batches in one pass; a corpus smaller than a batch is drawn as one smaller batch."""
         return max(1, len(self.langs) // self.batch_size)

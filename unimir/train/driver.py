@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import load_file
@@ -23,7 +22,7 @@ from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
 from unimir.config import Config, check_trackers
 from unimir.plain import to_dict
-from unimir.train.hints import TeacherVectors
+from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
@@ -75,9 +74,14 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     run = f"{config.recipe}-{artifacts.content_id(artifacts.canonical_json(values), prepared_id)}"
     bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
-        gpus = workers if torch.cuda.is_available() else 0
-        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, gpus))
-        with _fit(config, prepared.resolve(), places, run, workers, teacher).as_directory() as found:
+        threads = _threads(workers)
+        if config.engine.zero == 3 and workers > 1:
+            # Every pass through a tower gathers its weights from all workers, and their shares differ in passes.
+            raise ValueError(f"engine.zero 3 with --workers {workers}; it takes one, engine.zero 2 takes any number")
+        if config.negatives:
+            Negatives(Path(config.negatives), prepared)
+        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, _gpus()))
+        with _fit(config, prepared.resolve(), places, run, workers, threads, teacher).as_directory() as found:
             weights = load_file(Path(found) / WEIGHTS)
             stages = json.loads((Path(found) / PROGRESS).read_text(encoding="utf-8"))["reports"]
         taught = Taught(TeacherVectors(teacher).dim, "cosine") if teacher else None
@@ -97,15 +101,26 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     return Trained(bundle=bundle, bundle_id=manifest["id"], stages=manifest["stages"])
 
 
-def _fit(
-    config: Config, prepared: Path, places: Places, run: str, workers: int, teacher: Path | None
-) -> ray.train.Checkpoint:
-    """Runs the Ray Train job and returns its last checkpoint."""
-    cpus = int(ray.cluster_resources().get("CPU", 0))
+def _gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _threads(workers: int) -> int:
+    """CPUs of each worker: as many as the nodes have for so many workers. ValueError if there are too few."""
+    cpus, gpus = int(ray.cluster_resources().get("CPU", 0)), _gpus()
     if not 0 < workers <= cpus:
         raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
-    gpu = torch.cuda.is_available()
-    threads = max(1, cpus // workers)
+    if 0 < gpus < workers:
+        raise ValueError(f"--workers {workers}; this cluster has {gpus} GPUs, and each worker needs one")
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max(threads for threads in range(1, cpus + 1) if sum(node // threads for node in nodes) >= workers)
+
+
+def _fit(
+    config: Config, prepared: Path, places: Places, run: str, workers: int, threads: int, teacher: Path | None
+) -> ray.train.Checkpoint:
+    """Runs the Ray Train job and returns its last checkpoint."""
+    gpu = _gpus() > 0
     trainer = TorchTrainer(
         train_stages,
         train_loop_config={
@@ -114,6 +129,7 @@ def _fit(
             "prepared": str(prepared),
             "log_dir": str(places.out.resolve() / "logs" / run),
             "teacher": None if teacher is None else str(teacher.resolve()),
+            "negatives": None if config.negatives is None else str(Path(config.negatives).resolve()),
             "trackers": list(places.trackers),
             "threads": threads,
         },

@@ -36,7 +36,7 @@ class Engine:
         groups, self._rates = _parameter_groups(parts, config.weight_decay)
         moving = {id(parameter) for group in groups for parameter in group["params"]}
         self._names = {name: p for name, p in module.named_parameters() if id(p) in moving}
-        exact = {name: value.float().cpu().clone() for name, value in module.state_dict().items() if self._rounds}
+        exact = {name: p.detach().float().cpu().clone() for name, p in module.named_parameters() if self._rounds}
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
         self._engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
@@ -75,6 +75,8 @@ class Engine:
             if self._rounds and name in self._names:
                 whole[name] = self._deepspeed.utils.safe_get_full_fp32_param(value).cpu().clone()
                 continue
+            if not isinstance(value, nn.Parameter) and dist.get_world_size() > 1:
+                dist.broadcast(value, 0)  # each worker has running statistics of its own share
             with self._gathered(value):
                 whole[name] = value.detach().float().cpu().clone() if name not in self._frozen else self._frozen[name]
         return whole

@@ -42,6 +42,8 @@ AHEAD = 3
 """Batches under way: one that is trained on, two that are made."""
 HELD_OUT = 2
 """Batches of every task by which a checkpoint is judged."""
+KEPT_BYTES = 2 * 2**30
+"""Vectors of a frozen image tower's pictures, on every worker; with more it encodes them anew each time."""
 MAX_PROXIES = 500_000
 """Groups with a learned vector each; every step computes a logit for every one of them."""
 
@@ -103,7 +105,7 @@ class TaskFeed:
             found = pc.index_in(table["image_id"], self.images.ids.combine_chunks()).fill_null(-1)
             self.picture_rows = found.to_numpy().astype(np.int64)  # of every example; -1 where it has none
         self.frozen = stage.rates.get("image", 0.0) == 0
-        self._sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
+        self.sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
         self.hard = _Hard(sources, task, split) if task.hard_negatives else None
         wants_teacher = task.losses.get("distill") and sources.teacher is not None
         self.taught = sources.teacher.rows_of(table["text"]) if wants_teacher and sources.teacher else None
@@ -128,7 +130,7 @@ class TaskFeed:
         )
         changes: dict[str, Any] = {}
         if _contrasts(self.task):
-            changes |= self._counterparts(mine, None if partners is None else partners[own], number)
+            changes |= self._counterparts(rows, own, None if partners is None else partners[own], number)
         if self.hard is not None:
             changes |= self.hard.of(rows, own, rng)
         if self.labels is not None:
@@ -139,8 +141,11 @@ class TaskFeed:
             changes["teacher_BV"] = torch.from_numpy(self.teacher.vectors(self.taught[mine]))
         return replace(batch, **changes)
 
-    def _counterparts(self, mine: NDArray[np.int64], partners: NDArray[np.int64] | None, number: int) -> dict[str, Any]:
+    def _counterparts(
+        self, rows: NDArray[np.int64], own: slice, partners: NDArray[np.int64] | None, number: int
+    ) -> dict[str, Any]:
         """What the texts are held against: partners, pictures, documents, or pictures and documents by turns."""
+        mine = rows[own]
         if partners is not None:
             return {"documents": self.ids.tokens(partners)}
         if self.images is None:
@@ -151,6 +156,10 @@ class TaskFeed:
         picture_of = np.full(len(mine), -1, np.int64)
         picture_of[pictures >= 0] = inverse
         found["picture_of_B"] = torch.from_numpy(picture_of)
+        if not len(unique) and not self.frozen:
+            # Whoever has no picture encodes one of the others': all workers then have gradients of the same parts, in
+            # the same order, as DeepSpeed's reduction needs.
+            unique = self.picture_rows[rows][self.picture_rows[rows] >= 0][:1]
         if len(unique) and self.frozen:
             found |= self._once(unique, number)
         elif len(unique):
@@ -162,8 +171,8 @@ class TaskFeed:
     def _once(self, unique: NDArray[np.int64], number: int) -> dict[str, Any]:
         """Pictures of a frozen tower, with the pixels of those that it has not seen."""
         assert self.images is not None
-        fresh = np.array([row for row in unique.tolist() if row not in self._sent], np.int64)
-        self._sent.update(fresh.tolist())
+        fresh = np.array([row for row in unique.tolist() if row not in self.sent], np.int64)
+        self.sent.update(fresh.tolist())
         found = {"kept_P": torch.from_numpy(unique)}
         if len(fresh):
             found |= {"fresh_F": torch.from_numpy(fresh), "pixels": self.images.pixels(fresh, None)}
@@ -207,9 +216,13 @@ class StageFeed:
     """The batches of one stage, in order, built in a thread while those before are trained on."""
 
     def __init__(self, stage: Stage, sources: Sources) -> None:
-        self._stage, self._sources = stage, sources
         self.plan = task_batches(task_schedule(stage))
         self.tasks = [TaskFeed(task, stage, sources) for task in stage.tasks]
+        # What one task has sent, the others need not send.
+        sent: set[int] = set()
+        fits = 4 * self.kept_pictures * sources.config.model.dim <= KEPT_BYTES
+        for feed in self.tasks:
+            feed.sent, feed.frozen = sent, feed.frozen and fits
 
     @property
     def kept_pictures(self) -> int:
@@ -219,6 +232,9 @@ class StageFeed:
     def batches(self, rank: int, workers: int, *, start: int = 0) -> Iterator[tuple[Task, Batch]]:
         """From step `start` on, this worker's share of every step's batch."""
         pin = torch.cuda.is_available()
+        for feed in self.tasks:
+            if (size := feed.order.size) < workers:
+                raise ValueError(f"task {feed.task.name}: {size} rows a batch; {workers} workers need one each")
 
         def build(task: int, number: int) -> Batch:
             batch = self.tasks[task].batch(number, rank, workers)
@@ -231,18 +247,23 @@ class StageFeed:
                     ahead.append(pool.submit(build, task, number))
                 yield self.tasks[self.plan[step][0]].task, ahead.pop(0).result()
 
-    def held_out(self, rank: int, workers: int) -> Iterator[tuple[Task, list[Batch]]]:
-        """A few batches of every task that has rows in the validation split, nothing hidden; always the same."""
-        for task in self._stage.tasks:
-            rows = read_kind(self._sources.prepared, task.kind, "validation")
-            # A task's batch as in training, if there is so much: a contrastive loss grows with its batch.
-            count = len(of_sources(rows, task))
-            if count < max(2, workers):
-                continue
-            feed = TaskFeed(replace(task, hide=0.0), self._stage, self._sources, split="validation")
-            feed.frozen = False
-            numbers = range(min(HELD_OUT, feed.order.batches_per_epoch))
-            yield task, [feed.batch(number, rank, workers) for number in numbers]
+
+def held_out(stage: Stage, sources: Sources, rank: int, workers: int) -> Iterator[tuple[Task, list[Batch]]]:
+    """A few batches of every task that has rows in the validation split, nothing hidden; always the same.
+
+    Without the losses that mean nothing there: no proxy was learned for a group held out, and an anchor is another one
+    in every stage. Tasks that have no others are left out.
+    """
+    for task in stage.tasks:
+        losses = {name: weight for name, weight in task.losses.items() if weight and name not in ("proxy", "anchor")}
+        rows = read_kind(sources.prepared, task.kind, "validation")
+        size = min(task.batch_size, len(of_sources(rows, task)))
+        if not losses or size < max(2, workers):
+            continue
+        feed = TaskFeed(replace(task, hide=0.0, losses=losses), stage, sources, split="validation")
+        feed.frozen = False
+        numbers = range(min(HELD_OUT, feed.order.batches_per_epoch))
+        yield task, [feed.batch(number, rank, workers) for number in numbers]
 
 
 def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:

@@ -37,12 +37,12 @@ class Negatives:
 
     def draw(self, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """[len(rows), count] of each row's negatives, drawn without repetition; -1 where it has too few."""
-        longest = int(self._lengths.max(initial=0))
-        if longest < count:
+        if not len(self._rows):
             return np.full((len(rows), count), -1, np.int64)
+        longest = max(count, int(self._lengths.max()))
         places = np.argsort(rng.random((len(rows), longest)) + (np.arange(longest) >= self._lengths[rows][:, None]))
         places = places[:, :count]
-        found = self._rows[np.minimum(self._starts[rows][:, None] + places, max(0, len(self._rows) - 1))]
+        found = self._rows[np.minimum(self._starts[rows][:, None] + places, len(self._rows) - 1)]
         drawn: NDArray[np.int64] = np.where(places < self._lengths[rows][:, None], found, -1)
         return drawn
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,10 @@ class Meter:
     """Counts what passes through one worker; rates are those of the whole stage, restarts included."""
 
     def __init__(self, model: UniMIR, *, trained: set[str], workers: int, device: torch.device) -> None:
-        """`trained` are the parts with a learning rate: a frozen tower is passed once, a trained one three times."""
+        """`trained` are the parts with a learning rate: a frozen tower is passed once, a trained one three times.
+
+        `model` is one that no engine has taken over; it is only measured.
+        """
         self.counts = Counts()
         self._budget = model.text.token_budget
         self._workers = workers
@@ -115,8 +119,9 @@ class _Flops:
         """As counted on one picture."""
         if self._picture is None:
             pixels = torch.zeros(1, self._size, self._size, 3, dtype=torch.uint8, device=self._image.mean_C11.device)
+            image = deepcopy(self._image).eval()  # in training mode a picture could leave traces
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self._image(pixels)
+                image(pixels)
             self._picture = float(counter.get_total_flops())
         return self._image_passes * self._picture * count
 

@@ -6,6 +6,7 @@ Knows steps, resume and reports; does not know who started it, how many others t
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -27,7 +28,7 @@ from unimir.model.unimir import UniMIR
 from unimir.plain import from_dict
 from unimir.train.batches import digest, rng_of
 from unimir.train.engine import Engine
-from unimir.train.feed import Sources, StageFeed, proxy_groups
+from unimir.train.feed import Sources, StageFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import Log, Step, open_trackers
 from unimir.train.losses import Objective, Taught
@@ -64,7 +65,7 @@ def train_stages(worker_config: Mapping[str, Any]) -> None:
     """The training function of a Ray Train worker.
 
     `worker_config` has `config` (a whole Config as plain values), `run` (its name), `prepared` and `log_dir`
-    (directories), `teacher` (a directory, or None), `trackers` (names) and `threads`.
+    (directories), `teacher` and `negatives` (a directory, or None), `trackers` (names) and `threads`.
     """
     torch.set_num_threads(int(worker_config["threads"]))
     torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay into denormals, which are slow on a CPU
@@ -94,7 +95,7 @@ class _Run:
         self._resume()
         self._first = build_objective(self._config, self._prepared, taught)
         self._weights = self._weights or self._first.state_dict()
-        negatives = self._config.negatives
+        negatives = values["negatives"]
         self._sources = Sources(
             self._config,
             self._prepared,
@@ -121,7 +122,7 @@ class _Run:
         objective, engine = self._begin(stage, feed)
         start = self._progress.step
         trained = {part for part, rate in stage.rates.items() if rate > 0}
-        meter = Meter(objective.model, trained=trained, workers=self._workers, device=self._device)
+        meter = Meter(self._first.model, trained=trained, workers=self._workers, device=self._device)
         if self._progress.counts:
             meter.restore(self._progress.counts)
         notes = _Notes(self._log(stage, start), meter, self._workers)
@@ -134,9 +135,9 @@ class _Run:
             if every and (step + 1) % every == 0 and step + 1 < stage.steps:
                 notes.flush()
                 self._progress = replace(self._progress, step=step + 1, counts=meter.state())
-                self._save(engine, objective, stage, notes.recent(self._held_out(engine, feed)))
+                self._save(engine, objective, stage, notes.recent(self._held_out(engine, stage)))
         notes.flush()
-        held_out = self._held_out(engine, feed)
+        losses_held_out = self._held_out(engine, stage)
         forgotten = self._forgotten(engine)
         self._weights = engine.weights()
         engine.close()
@@ -146,12 +147,12 @@ class _Run:
             "steps": stage.steps,
             "examples": meter.counts.examples,
             **{name: round(value, 4) for name, value in rates.items()},
-            "held_out": held_out,
+            "held_out": losses_held_out,
             "forgotten": forgotten,
             **notes.close(),
         }
         self._progress = Progress([*self._progress.reports, report])
-        self._save(None, objective, stage, notes.recent(held_out))
+        self._save(None, objective, stage, notes.recent(losses_held_out))
         self._anchor = {}
 
     def _begin(self, stage: Stage, feed: StageFeed) -> tuple[Objective, Engine]:
@@ -186,10 +187,10 @@ class _Run:
             meter.count(found[1])
             yield found
 
-    def _held_out(self, engine: Engine, feed: StageFeed) -> dict[str, float]:
+    def _held_out(self, engine: Engine, stage: Stage) -> dict[str, float]:
         """The loss of every task on the validation split; tasks without such rows are left out."""
         losses = {}
-        for task, batches in feed.held_out(self._rank, self._workers):
+        for task, batches in held_out(stage, self._sources, self._rank, self._workers):
             found = torch.stack([engine.evaluate(batch.to(self._device)).double() for batch in batches]).mean()
             if self._workers > 1:
                 dist.all_reduce(found)
@@ -200,7 +201,7 @@ class _Run:
         """By how much the held-out loss of every earlier stage's tasks has risen since that stage ended."""
         risen = {}
         for stage, report in zip(self._config.stages, self._progress.reports, strict=False):
-            now = self._held_out(engine, StageFeed(stage, self._sources)) if report["held_out"] else {}
+            now = self._held_out(engine, stage) if report["held_out"] else {}
             for task, then in report["held_out"].items():
                 risen[f"{stage.name}.{task}"] = round(now[task] - then, 6)
         return risen
@@ -293,5 +294,5 @@ class _Notes:
 
 
 def deciding(stages: int, loss: float) -> float:
-    """What checkpoints are kept by, the highest first: a later stage wins, then the lower loss."""
-    return stages + 1 / (2 + max(0.0, loss))
+    """What checkpoints are kept by, the highest first: a later stage wins, then the lower loss; NaN is the worst."""
+    return stages + (1 / (2 + max(0.0, loss)) if math.isfinite(loss) else 0.0)
