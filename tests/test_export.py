@@ -90,8 +90,10 @@ def test_a_backbones_own_pooling_is_read(config: str | None, pooling: str, tmp_p
     if config:
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "1_Pooling" / "config.json").write_text(config)
-    own = TextEncoder(TextConfig(backbone=str(tmp_path)), vocab_size=100, pad_id=1, dim=8)
-    given = TextEncoder(TextConfig(backbone=str(tmp_path), pooling="cls"), vocab_size=100, pad_id=1, dim=8)
+    own = TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=1, dim=8)
+    given = TextEncoder(
+        TextConfig(backbone=str(tmp_path), pooling="cls", max_tokens=40), vocab_size=100, pad_id=1, dim=8
+    )
     assert (own.pooling, given.pooling) == (pooling, "cls")
 
 
@@ -100,7 +102,7 @@ def test_a_pooling_that_cannot_be_taken_over_is_named(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ValueError, match="pooling pooling_mode_max_tokens; mean or cls can be taken over"):
-        TextEncoder(TextConfig(backbone=str(tmp_path)), vocab_size=100, pad_id=1, dim=8)
+        TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=1, dim=8)
 
 
 def test_what_a_form_cannot_hold_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
