@@ -106,14 +106,13 @@ def _gpus() -> int:
 
 
 def _threads(workers: int) -> int:
-    """CPUs of each worker: as many as the nodes have for so many workers. ValueError if there are too few."""
+    """CPUs of each worker, on nodes that are alike. ValueError if there are too few for so many workers."""
     cpus, gpus = int(ray.cluster_resources().get("CPU", 0)), _gpus()
     if not 0 < workers <= cpus:
         raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
     if 0 < gpus < workers:
         raise ValueError(f"--workers {workers}; this cluster has {gpus} GPUs, and each worker needs one")
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return max(threads for threads in range(1, cpus + 1) if sum(node // threads for node in nodes) >= workers)
+    return cpus // workers
 
 
 def _fit(
