@@ -81,12 +81,16 @@ def test_a_request_that_is_too_slow_is_given_up_and_frees_its_place(ask: Ask) ->
     time.sleep(1)
     with ExitStack() as stack:
         slow = [stack.enter_context(half("/v1/search")) for _ in range(IN_FLIGHT)]
-        until(lambda: ask("/v1/search", SEARCH)[:2] == (429, "overloaded"), 2)
         started = time.monotonic()
+        while ask("/v1/search", SEARCH)[:2] != (429, "overloaded"):
+            assert time.monotonic() - started < DEADLINE_S - 1, "not full"
+            slow.append(stack.enter_context(half("/v1/search")))  # the search may have had the place of one of them
         answers = [answer_of(raw) for raw in slow]
         assert time.monotonic() - started < DEADLINE_S + 2
-    assert {answer.split(b"\r\n")[0].split()[1] for answer in answers} == {b"408"}
-    assert all(b"deadline_exceeded" in answer for answer in answers)
+    counted = Counter(answer.split(b"\r\n")[0].split()[1] for answer in answers)
+    assert counted[b"408"] >= IN_FLIGHT, counted
+    assert set(counted) <= {b"408", b"429"}, counted
+    assert sum(b"deadline_exceeded" in answer for answer in answers) == counted[b"408"]
     assert ask("/v1/search", SEARCH)[0] == 200
 
 

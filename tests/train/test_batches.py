@@ -91,7 +91,7 @@ def test_partners_reach_every_other_row() -> None:
 
 @pytest.mark.parametrize("steps", [1, 7, 40, 400])
 def test_tasks_keep_their_shares_all_along(steps: int) -> None:
-    tasks = (Task(name="a", kind="parallel", weight=3), Task(name="b", kind="nlu", weight=1))
+    tasks = (Task(name="a", kind="parallel", weight=3), Task(name="b", kind="nlu", weight=1, losses={"intent": 1.0}))
     schedule = task_schedule(Stage(name="s", steps=steps, tasks=tasks, rates={"text": 1.0}))
     counts = np.cumsum(np.array(schedule) == 0)
     assert np.abs(counts - 0.75 * np.arange(1, steps + 1)).max() <= 1
