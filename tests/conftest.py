@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 import unimir.model  # noqa: F401  # makes torchvision importable, for libraries that tests import first
-from unimir.config import Config, Stage
+from unimir.config import Config, Restarts, Stage
 
 # Ray's workers give way to whatever else runs, by default: beside the other process's tests they would come to a halt.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -58,7 +58,7 @@ def tiny_config() -> Config:
 
     full = recipe("tiny")
     stages: tuple[Stage, ...] = tuple(dataclasses.replace(stage, steps=20) for stage in full.stages)
-    return dataclasses.replace(full, sample_items=160, stages=stages)
+    return dataclasses.replace(full, sample_items=160, stages=stages, restarts=Restarts(keep=3))
 
 
 @pytest.fixture(scope="session")

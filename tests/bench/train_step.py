@@ -48,6 +48,7 @@ from unimir.train.driver import Places, train
 from unimir.train.engine import Engine
 from unimir.train.feed import Sources, StageFeed
 from unimir.train.losses import Objective
+from unimir.train.process import set_up_process
 from unimir.train.shares import Batch
 from unimir.train.stages import freeze, parts, rate_of
 from unimir.train.throughput import Meter
@@ -288,7 +289,7 @@ def in_turn(arms: dict[str, Arm], rounds: int) -> dict[str, Any]:
 
 def _share(rank: int, workers: int, config: Config, prepared: str, directory: str, steps: int) -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    set_up_process(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=workers)
     ours = Ours(config, Path(prepared))
@@ -330,6 +331,7 @@ def ray_rate(config: Config, prepared: Path, directory: Path) -> float:
 def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
     """The parts that were asked for."""
     data, rounds, wanted = Path(arguments.data), arguments.rounds, arguments.parts.split(",")
+    set_up_process(torch.get_num_threads())  # as a worker of ours does; the others here gain as well
     pairs, found = pairs_of(data), {}
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from unimir import artifacts
 from unimir.config import Config, EngineConfig
 from unimir.train.driver import Places, select_stages, train
-from unimir.train.worker import build_objective
+from unimir.train.worker import ANCHOR, WEIGHTS, build_objective
 
-WEIGHTS = "model.safetensors"
+MODEL = "model.safetensors"
 
 
 def losses(run: Path, stage: str) -> list[dict[str, float]]:
@@ -39,6 +39,15 @@ def test_tensorboard_events_are_there(tiny_run: Path) -> None:
     assert list((tiny_run / "logs").glob("*/events.out.tfevents.*"))
 
 
+def test_what_later_stages_are_held_to_is_what_the_first_one_has_learned(tiny_run: Path) -> None:
+    found = [path.parent for path in (tiny_run / "runs").glob("*/checkpoint_*/progress.json")]
+    first, _, last = sorted(found, key=lambda path: len(json.loads((path / "progress.json").read_text())["reports"]))
+    learned, kept = load_file(first / WEIGHTS), load_file(last / ANCHOR)
+    assert kept and kept.keys() == {name.removeprefix("model.text.") for name in learned if "model.text." in name}
+    for name, value in kept.items():
+        assert torch.equal(value, learned[f"model.text.{name}"]), name
+
+
 def test_a_finished_run_is_returned_as_it_is(tiny_run: Path, tiny_prepared: Path, tiny_config: Config) -> None:
     (bundle,) = (tiny_run / "bundles").iterdir()
     before = (bundle / "manifest.json").stat().st_mtime_ns
@@ -52,7 +61,7 @@ def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
 ) -> None:
     config = select_stages(tiny_config, ["text"])
     trained = train(config, tiny_prepared, Places(out=tmp_path), workers=1)
-    before, after = build_objective(config, tiny_prepared).model.state_dict(), load_file(trained.bundle / WEIGHTS)
+    before, after = build_objective(config, tiny_prepared).model.state_dict(), load_file(trained.bundle / MODEL)
     for name, value in before.items():
         moves = name.startswith("text.") and value.is_floating_point()
         assert torch.equal(value, after[name]) != moves, name

@@ -83,10 +83,11 @@ def test_workers_together_equal_one(sizes: list[int], cached: bool, tmp_path: Pa
     mp.start_processes(_worker, arguments, nprocs=len(sizes), start_method="fork")
     together = torch.load(tmp_path / "out", weights_only=True)
     torch.testing.assert_close(together["losses"], torch.stack(list(losses.values())), rtol=1e-5, atol=1e-6)
-    for name, gradient in gradients(alone).items():
-        torch.testing.assert_close(
-            together["gradients"][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
-        )
+    found = gradients(alone)
+    whole = torch.stack([gradient.norm() for gradient in found.values()]).norm()
+    for name, gradient in found.items():  # those of keys' biases are zero but for rounding
+        difference = (together["gradients"][name] - gradient).norm() / gradient.norm().clamp(min=1e-4 * whole)
+        assert difference < 1e-5, f"{name}: {difference}"
 
 
 def test_mixed_counterparts_keep_the_order_of_rows() -> None:
@@ -105,7 +106,7 @@ def test_gather_alone_is_the_rows_themselves() -> None:
 
 def test_anchor_measures_forgetting() -> None:
     one = objective()
-    one.set_anchor()
+    one.set_anchor(one.model.text.state_dict())
     batch = Batch(
         losses={"anchor": 1.0}, sizes=[2], texts=texts(4, 6), groups_B=torch.arange(2), texts_B=torch.arange(2)
     )

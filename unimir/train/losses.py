@@ -73,22 +73,15 @@ class Objective(nn.Module):
         self.log_scales = nn.ParameterDict(
             {name: nn.Parameter(torch.full((1,), math.log(1 / 0.07))) for name in get_args(Scale)}
         )
-        # Closures and a list, so that their tensors are neither parameters nor state of this module.
+        # A closure and a list, so that their tensors are neither parameters nor state of this module.
         self._anchor: Callable[[TokenBatch], Tensor] | None = None
-        self._anchor_weights: Callable[[], dict[str, Tensor]] = dict
         self._pictures: list[Tensor] = []
 
-    def set_anchor(self, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Keeps a text tower, frozen, as the anchor against forgetting: today's, or one of these weights."""
+    def set_anchor(self, weights: Mapping[str, Tensor]) -> None:
+        """Keeps a text tower of these weights, frozen, as the anchor against forgetting."""
         anchor = deepcopy(self.model.text).requires_grad_(False).eval()
-        if weights:
-            anchor.load_state_dict(dict(weights))
+        anchor.load_state_dict(dict(weights))
         self._anchor = lambda tokens: anchor(tokens).z_BD
-        self._anchor_weights = anchor.state_dict
-
-    def anchor_weights(self) -> dict[str, Tensor]:
-        """The anchor's weights, on the CPU; empty without one."""
-        return {name: value.cpu().contiguous() for name, value in self._anchor_weights().items()}
 
     def keep_pictures(self, count: int) -> None:
         """Room for the vectors of so many pictures of a frozen image tower, each encoded once (`Batch.kept_P`)."""

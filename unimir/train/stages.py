@@ -45,3 +45,8 @@ def rate_factor(step: int, stage: Stage) -> float:
         return (step + 1) / stage.warmup_steps
     progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
     return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def anchored(stage: Stage) -> bool:
+    """Whether its texts are held to what the first stage has made of them."""
+    return any(task.losses.get("anchor") for task in stage.tasks)

@@ -32,8 +32,9 @@ from unimir.train.feed import Sources, StageFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import Log, Step, open_trackers
 from unimir.train.losses import Objective, Taught
+from unimir.train.process import set_up_process
 from unimir.train.shares import Batch
-from unimir.train.stages import freeze, parts, rate_factor, rate_of
+from unimir.train.stages import anchored, freeze, parts, rate_factor, rate_of
 from unimir.train.throughput import Meter
 
 WEIGHTS, MOMENTS, ANCHOR = "weights.safetensors", "moments.safetensors", "anchor.safetensors"
@@ -67,8 +68,7 @@ def train_stages(worker_config: Mapping[str, Any]) -> None:
     `worker_config` has `config` (a whole Config as plain values), `run` (its name), `prepared` and `log_dir`
     (directories), `teacher` and `negatives` (a directory, or None), `trackers` (names) and `threads`.
     """
-    torch.set_num_threads(int(worker_config["threads"]))
-    torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay into denormals, which are slow on a CPU
+    set_up_process(int(worker_config["threads"]))
     run = _Run(worker_config)
     try:
         run.train()
@@ -135,7 +135,7 @@ class _Run:
             if every and (step + 1) % every == 0 and step + 1 < stage.steps:
                 notes.flush()
                 self._progress = replace(self._progress, step=step + 1, counts=meter.state())
-                self._save(engine, objective, stage, notes.recent(self._held_out(engine, stage)))
+                self._save(engine, stage, notes.recent(self._held_out(engine, stage)))
         notes.flush()
         losses_held_out = self._held_out(engine, stage)
         forgotten = self._forgotten(engine)
@@ -152,8 +152,7 @@ class _Run:
             **notes.close(),
         }
         self._progress = Progress([*self._progress.reports, report])
-        self._save(None, objective, stage, notes.recent(losses_held_out))
-        self._anchor = {}
+        self._save(None, stage, notes.recent(losses_held_out))
 
     def _begin(self, stage: Stage, feed: StageFeed) -> tuple[Objective, Engine]:
         """A fresh objective of the weights so far in a fresh engine: an engine leaves its own cut up and rounded."""
@@ -162,7 +161,11 @@ class _Run:
         objective.load_state_dict(self._weights)
         objective.to(self._device).train()
         freeze(objective, stage)
-        if any(task.losses.get("anchor") for task in stage.tasks):
+        if len(self._progress.reports) < 2 and not self._progress.step:
+            # Later stages are held to what the first one has learned, and that one to what it began with.
+            tower = "model.text."
+            self._anchor = {k.removeprefix(tower): v for k, v in self._weights.items() if k.startswith(tower)}
+        if anchored(stage):
             objective.set_anchor(self._anchor)
         if feed.kept_pictures:
             objective.keep_pictures(feed.kept_pictures)
@@ -212,7 +215,7 @@ class _Run:
         before = sum(one.steps for one in self._config.stages[: len(self._progress.reports)])
         return Log(stage.name, stage.steps, self._log_dir, start=start, before=before, trackers=self._trackers)
 
-    def _save(self, engine: Engine | None, objective: Objective, stage: Stage, loss: float) -> None:
+    def _save(self, engine: Engine | None, stage: Stage, loss: float) -> None:
         """Rank 0's directory is the checkpoint; the report is collective. With an engine, within the stage."""
         weights = self._weights if engine is None else engine.weights()
         moments = {} if engine is None else engine.moments()
@@ -224,10 +227,8 @@ class _Run:
                 save_file(weights, directory / WEIGHTS)
                 if engine is not None:
                     save_file(moments, directory / MOMENTS)
-                    if anchor := objective.anchor_weights():
-                        save_file(
-                            {name: value.cpu().contiguous() for name, value in anchor.items()}, directory / ANCHOR
-                        )
+                if any(map(anchored, self._config.stages)):
+                    save_file(self._anchor, directory / ANCHOR)
                 (directory / PROGRESS).write_text(json.dumps(asdict(self._progress)), encoding="utf-8")
                 checkpoint = ray.train.Checkpoint.from_directory(directory)
             metrics = {"stage": stage.name, "step": self._progress.step or stage.steps, "deciding": score}
@@ -244,7 +245,8 @@ class _Run:
             self._weights = load_file(directory / WEIGHTS)
             if self._progress.step:
                 self._moments = load_file(directory / MOMENTS)
-                self._anchor = load_file(directory / ANCHOR) if (directory / ANCHOR).exists() else {}
+            if (directory / ANCHOR).exists():
+                self._anchor = load_file(directory / ANCHOR)
 
 
 class _Notes:
