@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+_NOISE = "Failed to query Ray Train Controller actor state"
+"""Told every second by a guard of Ray Train that asks the dashboard, which a local cluster does without."""
+
 
 def run(work: Callable[[], Mapping[str, Any]]) -> NoReturn:
     """Runs the job and exits: 0 with the result as the last line of standard output, 2 for a user's mistake, else 1."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _NOISE)  # read when ray is imported
     try:
         result = work()
     except OSError as error:  # a disk that is full, a server that does not answer: nothing a traceback would explain

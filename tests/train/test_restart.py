@@ -36,7 +36,7 @@ ray.init(address="local", num_cpus=3, include_dashboard=False)
 config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
 train(config, Path(sys.argv[2]), Places(out=Path(sys.argv[3]), storage=sys.argv[5]), workers=int(sys.argv[4]))
 """
-FIRST_KILL, SECOND_KILL = 60, 150
+FIRST_KILL, SECOND_KILL = 60, 105
 """Steps of the second stage after which processes are killed: two checkpoints lie within it by the first."""
 
 
@@ -51,7 +51,7 @@ def config(tiny_config: Config) -> Config:
         tiny_config,
         recipe="restart",
         model=dataclasses.replace(tiny_config.model, text=tower),
-        stages=(text, dataclasses.replace(joint, steps=240, tasks=tasks)),
+        stages=(text, dataclasses.replace(joint, steps=150, tasks=tasks)),
         restarts=Restarts(every_steps=25, keep=2),
     )
 

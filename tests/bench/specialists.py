@@ -1,0 +1,143 @@
+"""One model against specialists: the joint bundle of a recipe beside bundles that were trained on one skill alone.
+
+python tests/bench/specialists.py --data ../shared/data [--recipe atlas] [--share 0.5] [--out DIR] [--workers 2]
+A specialist makes the steps that the joint run makes of its tasks, on the same batches, at the same rates, with the
+losses of its skill alone (no anchor, no fusion). `--share` is the part of the recipe's steps that is made. Started
+again with the same --out, it goes on where it was. Prints one JSON object: per measure joint, alone and their ratio.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from unimir import job
+from unimir.config import Config, EvalTask, Stage, Task
+from unimir.data.prepare import prepare
+from unimir.data.sources import corpora_of
+from unimir.evaluate import evaluate
+from unimir.infer import Encoder
+from unimir.recipes import recipe
+from unimir.train.batches import task_schedule
+from unimir.train.driver import Places, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Skill:
+    """What a specialist learns, and by which of the report's measures it is judged."""
+
+    kinds: tuple[str, ...]
+    losses: tuple[str, ...]
+    parts: tuple[str, ...]
+    measures: tuple[str, ...]
+
+
+SKILLS = {
+    "text_to_image": Skill(
+        ("image_text",), ("contrastive", "proxy"), ("text", "ngrams", "image", "proxies"), ("text_to_image",)
+    ),
+    "text_to_text": Skill(("parallel", "text_text"), ("contrastive",), ("text", "ngrams"), ("text_to_text",)),
+    "nlu": Skill(("nlu", "intent_query"), ("intent", "slots"), ("text", "ngrams", "nlu"), ("nlu",)),
+}
+
+
+def shortened(config: Config, share: float) -> Config:
+    """The config with this part of its steps."""
+    stages = tuple(dataclasses.replace(stage, steps=max(1, round(share * stage.steps))) for stage in config.stages)
+    return dataclasses.replace(config, stages=stages)
+
+
+def judged(config: Config, skill: Skill) -> tuple[EvalTask, ...]:
+    """The report's blocks that judge the skill."""
+    return tuple(task for task in config.evaluation if task.measure in skill.measures)
+
+
+def specialist(config: Config, name: str) -> Config:
+    """The config of a model that is trained for one skill: of each of its tasks as many batches, and the same ones."""
+    skill = SKILLS[name]
+    stages = []
+    for stage in config.stages:
+        steps = Counter(task_schedule(stage))
+        tasks = [_of_skill(task, skill, steps[number]) for number, task in enumerate(stage.tasks)]
+        kept = tuple(task for task in tasks if task is not None)
+        if kept:
+            rates = {part: rate for part, rate in stage.rates.items() if part in skill.parts}
+            total = int(sum(task.weight for task in kept))
+            stages.append(dataclasses.replace(stage, steps=total, tasks=kept, rates=rates))
+    return dataclasses.replace(
+        config, recipe=f"{config.recipe}-{name}", stages=tuple(stages), evaluation=judged(config, skill)
+    )
+
+
+def _of_skill(task: Task, skill: Skill, steps: int) -> Task | None:
+    losses = {name: weight for name, weight in task.losses.items() if name in skill.losses}
+    if task.kind not in skill.kinds or not losses or not steps:
+        return None
+    return dataclasses.replace(task, losses=losses, weight=steps)
+
+
+def steps_by_task(stages: tuple[Stage, ...]) -> dict[str, int]:
+    """Steps of each task in each stage."""
+    return {
+        f"{stage.name}.{stage.tasks[number].name}": count
+        for stage in stages
+        for number, count in sorted(Counter(task_schedule(stage)).items())
+    }
+
+
+def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[str, float]:
+    """Trains the config and gives the macro of each of its measures."""
+    with job.cluster():
+        trained = train(config, prepared, Places(out=out), workers=workers)
+    kept = out / "found" / f"{trained.bundle.name}.json"
+    if not kept.exists():
+        found = evaluate(
+            Encoder.from_bundle(trained.bundle), prepared, config, progress=lambda name: print(name, file=sys.stderr)
+        )
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(found))
+    found = json.loads(kept.read_text())
+    return {name.removesuffix(".macro"): value for name, value in found.items() if name.endswith(".macro")}
+
+
+def main() -> None:
+    """Joint first, then each specialist."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="DIR", help="the root of the recipe's manifest")
+    parser.add_argument("--recipe", default="atlas")
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--out", metavar="DIR", default=tempfile.mkdtemp(prefix="specialists-"))
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    out = Path(args.out)
+    config = shortened(recipe(args.recipe), args.share)
+    with job.cluster():
+        prepared = prepare(corpora_of(config, out, corpora=None, root=args.data), config, out)
+    joint = dataclasses.replace(
+        config, evaluation=tuple(task for skill in SKILLS.values() for task in judged(config, skill))
+    )
+    planned = steps_by_task(joint.stages)
+    of_joint = measured(joint, prepared, out, args.workers)
+    table = {}
+    for name in SKILLS:
+        alone = specialist(config, name)
+        for task, steps in steps_by_task(alone.stages).items():
+            assert planned[task] == steps, f"{task}: {steps} steps alone, {planned[task]} in the joint run"
+        of_specialist = measured(alone, prepared, out, args.workers)
+        table[name] = {
+            measure: {
+                "joint": round(of_joint[measure], 4),
+                "alone": round(value, 4),
+                "ratio": round(of_joint[measure] / value, 3) if value else None,
+            }
+            for measure, value in of_specialist.items()
+            if "_lexical" not in measure
+        }
+    print(json.dumps({"recipe": args.recipe, "share": args.share, "steps": planned, "skills": table}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
