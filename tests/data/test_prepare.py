@@ -20,7 +20,7 @@ from unimir.data.corpora import load_corpora
 from unimir.data.prepare import prepare
 from unimir.data.shards import Shards
 from unimir.data.sources import corpora_of
-from unimir.schema import IMAGES, PREPARED, REJECTED
+from unimir.schema import IMAGES, PREPARED, REJECTED, SPLITS
 
 SAMPLE = Config(
     recipe="test",
@@ -69,12 +69,7 @@ def test_statistics_add_up(sample: Path) -> None:
         rows[row["source"], row["split"]] += row["rows"]
         assert row["tokens"] >= 3 * row["rows"] and row["chars"] >= row["rows"]
     assert rows == Counter(
-        {
-            (source, split): count[split]
-            for source, count in counts.items()
-            for split in ("train", "evaluation")
-            if split in count
-        }
+        {(source, split): count[split] for source, count in counts.items() for split in SPLITS if split in count}
     )
 
 

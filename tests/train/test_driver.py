@@ -72,6 +72,16 @@ def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
+def test_zero_3_at_two_workers_sees_and_learns_the_same(
+    tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(select_stages(tiny_config, ["text"]), engine=EngineConfig(zero=3))
+    train(config, tiny_prepared, Places(out=tmp_path), workers=2)
+    for plain, cut in zip(losses(tiny_run, "text"), losses(tmp_path, "text"), strict=True):
+        assert (cut["task"], cut["seen"]) == (plain["task"], plain["seen"])
+        assert cut["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+
+
 def test_an_unknown_tracker_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"):
         train(tiny_config, tiny_prepared, Places(out=tmp_path, trackers=("wandbb",)), workers=1)
@@ -85,12 +95,6 @@ def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Con
 def test_unknown_stage_is_a_clear_error(tiny_config: Config) -> None:
     with pytest.raises(ValueError, match="stage 'jiont'; recipe tiny has text, nlu, joint"):
         select_stages(tiny_config, ["jiont"])
-
-
-def test_zero_3_takes_one_worker(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
-    config = dataclasses.replace(tiny_config, engine=EngineConfig(zero=3))
-    with pytest.raises(ValueError, match="engine.zero 3 with --workers 2; it takes one"):
-        train(config, tiny_prepared, Places(out=tmp_path), workers=2)
 
 
 def test_negatives_of_another_corpus_are_refused_before_anything_starts(

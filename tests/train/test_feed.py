@@ -109,8 +109,8 @@ def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
     tiny_config: Config, tiny_prepared: Path, tmp_path: Path
 ) -> None:
     stage = with_hidden_tokens(tiny_config.stages[2], 0.5)
-    assert not list(held_out(stage, sources(tiny_config, tiny_prepared), 0, 1))  # the sample has none
-    prepared = shutil.copytree(tiny_prepared, tmp_path / "prepared")
+    prepared = without_validation(tiny_prepared, tmp_path)
+    assert not list(held_out(stage, sources(tiny_config, prepared), 0, 1))
     for kind in ("image_text", "parallel"):
         shutil.copytree(prepared / kind / "evaluation", prepared / kind / "validation")
     whole = sources(tiny_config, prepared)
@@ -122,6 +122,11 @@ def test_held_out_batches_are_of_the_validation_split_and_always_the_same(
             assert one.rows_B is not None and torch.equal(one.rows_B, two.rows_B)
             assert torch.equal(one.texts.ids_T, two.texts.ids_T) and 4 not in one.texts.ids_T  # <mask>
             assert torch.equal(torch.cat([part.rows_B for part in parts]), one.rows_B)
+
+
+def without_validation(prepared: Path, directory: Path) -> Path:
+    """A copy of the corpus, as of one whose manifest holds out nothing."""
+    return shutil.copytree(prepared, directory / "prepared", ignore=shutil.ignore_patterns("validation"))
 
 
 def dict_of(found: Iterator[tuple[Task, list[Batch]]]) -> dict[str, list[Batch]]:
@@ -155,7 +160,7 @@ def test_more_workers_than_rows_of_a_batch_are_refused(tiny_config: Config, tiny
 def test_losses_that_mean_nothing_for_groups_held_out_are_not_measured(
     tiny_config: Config, tiny_prepared: Path, tmp_path: Path
 ) -> None:
-    prepared = shutil.copytree(tiny_prepared, tmp_path / "prepared")
+    prepared = without_validation(tiny_prepared, tmp_path)
     shutil.copytree(prepared / "parallel/evaluation", prepared / "parallel/validation")
     plain = tiny_config.stages[0].tasks[0]
     tasks = (

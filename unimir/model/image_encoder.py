@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import timm
@@ -31,6 +31,7 @@ class ImageEncoder(nn.Module):
         self.backbone = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **_args(config))
         if config.checkpoint:
             _load(self.backbone, config)
+        self.passes: Callable[[int], int] = int  # as of the text tower
         self.data_config: dict[str, Any] = resolve_data_config({}, model=self.backbone)
         self.projection = nn.Linear(cast(int, self.backbone.num_features), dim, bias=False)
         mean, std = torch.tensor(self.data_config["mean"]), torch.tensor(self.data_config["std"])
@@ -44,8 +45,10 @@ class ImageEncoder(nn.Module):
         """
         if not (cached and torch.is_grad_enabled()):
             return self._encode(pixels_BHWC)
-        chunks = pixels_BHWC.split(CACHED_PICTURES)
-        return torch.cat([checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks])
+        chunks = list(pixels_BHWC.split(CACHED_PICTURES))
+        chunks += [pixels_BHWC[:1]] * (self.passes(len(chunks)) - len(chunks))
+        vectors = [checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks]
+        return torch.cat(vectors)[: len(pixels_BHWC)]
 
     def _encode(self, pixels_BHWC: Tensor) -> Tensor:
         pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11

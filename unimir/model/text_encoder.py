@@ -6,6 +6,7 @@ Knows no tokenizer, no label and no loss. Suffixes as in tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -37,6 +38,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.pooling = config.pooling or _own_pooling(config.backbone)
         self.token_budget = config.token_budget
+        self.passes: Callable[[int], int] = int  # of the passes that a batch needs, how many are made: see UniMIR
         self.pad_id = pad_id
         if config.backbone is not None:
             # fp32 always explicit: half-precision products are about 100 times slower on a CPU, and transformers
@@ -89,7 +91,9 @@ class TextEncoder(nn.Module):
         lengths = tokens.row_lengths()
         starts_B = tokens.lengths_B.cumsum(0) - tokens.lengths_B
         pooled, row_order, flat, position_order = [], [], [], []
-        for rows in token_chunks(lengths, self.token_budget):
+        chunks = list(token_chunks(lengths, self.token_budget))
+        chunks += [chunks[-1][-1:]] * (self.passes(len(chunks)) - len(chunks))  # a row again, its vectors not taken
+        for rows in chunks:
             rows_b = torch.tensor(rows, device=tokens.ids_T.device)
             offsets_L = torch.arange(lengths[rows[0]], device=tokens.ids_T.device)
             mask_bL = offsets_L < tokens.lengths_B[rows_b][:, None]
@@ -106,8 +110,8 @@ class TextEncoder(nn.Module):
             if states:
                 flat.append(found[1])
                 position_order.append(positions_bL[mask_bL])
-        pooled_BH = torch.cat(pooled)[torch.cat(row_order).argsort()]
-        states_TH = torch.cat(flat)[torch.cat(position_order).argsort()] if states else None
+        pooled_BH = torch.cat(pooled)[torch.cat(row_order)[: len(lengths)].argsort()]
+        states_TH = torch.cat(flat)[torch.cat(position_order)[: len(tokens.ids_T)].argsort()] if states else None
         return pooled_BH, states_TH
 
     def _chunk(

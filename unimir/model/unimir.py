@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -77,6 +77,14 @@ class UniMIR(nn.Module):
         """Both backbones compute their layers' activations again for the gradient instead of keeping them."""
         self.text.backbone.activation_checkpointing_enable({"use_reentrant": False})
         self.image.backbone.set_grad_checkpointing(True)
+
+    def agree_on_passes(self, most: Callable[[int], int]) -> None:
+        """Both towers run a batch in as many passes as `most` answers to the number they need.
+
+        Where every pass is a step together with other workers, as in ZeRO 3, all have to make equally many. What is
+        encoded beyond the need goes into no vector, and gets a gradient of zero.
+        """
+        self.text.passes = self.image.passes = most
 
     def compile_backbones(self) -> None:
         """Both backbones run as compiled by torch, in place: names of weights stay."""

@@ -75,9 +75,6 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
         threads = _threads(workers)
-        if config.engine.zero == 3 and workers > 1:
-            # Every pass through a tower gathers its weights from all workers, and their shares differ in passes.
-            raise ValueError(f"engine.zero 3 with --workers {workers}; it takes one, engine.zero 2 takes any number")
         if config.negatives:
             Negatives(Path(config.negatives), prepared)
         teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, _gpus()))

@@ -150,12 +150,11 @@ class TaskFeed:
             return {"documents": self.ids.tokens(partners)}
         if self.images is None:
             return {"documents": self.documents.tokens(mine)} if self.documents is not None else {}
-        found: dict[str, Any] = {}
         pictures = self.picture_rows[mine]
         unique, inverse = np.unique(pictures[pictures >= 0], return_inverse=True)
         picture_of = np.full(len(mine), -1, np.int64)
         picture_of[pictures >= 0] = inverse
-        found["picture_of_B"] = torch.from_numpy(picture_of)
+        found: dict[str, Any] = {"picture_of_B": torch.from_numpy(picture_of)}
         if not len(unique) and not self.frozen:
             # Whoever has no picture encodes one of the others': all workers then have gradients of the same parts, in
             # the same order, as DeepSpeed's reduction needs.
@@ -164,8 +163,11 @@ class TaskFeed:
             found |= self._once(unique, number)
         elif len(unique):
             found["pixels"] = self.images.pixels(unique, (*self.seed, number))
-        if self.documents is not None and (pictures < 0).any():
-            found["documents"] = self.documents.tokens(mine[pictures < 0])
+        with_text = mine[pictures < 0]
+        if not len(with_text):
+            with_text = rows[self.picture_rows[rows] < 0][:1]  # likewise
+        if self.documents is not None and len(with_text):
+            found["documents"] = self.documents.tokens(with_text)
         return found
 
     def _once(self, unique: NDArray[np.int64], number: int) -> dict[str, Any]:
@@ -220,9 +222,10 @@ class StageFeed:
         self.tasks = [TaskFeed(task, stage, sources) for task in stage.tasks]
         # What one task has sent, the others need not send.
         sent: set[int] = set()
-        fits = 4 * self.kept_pictures * sources.config.model.dim <= KEPT_BYTES
+        # In ZeRO 3 a frozen tower's passes, too, are made by all workers together.
+        keeps = sources.config.engine.zero < 3 and 4 * self.kept_pictures * sources.config.model.dim <= KEPT_BYTES
         for feed in self.tasks:
-            feed.sent, feed.frozen = sent, feed.frozen and fits
+            feed.sent, feed.frozen = sent, feed.frozen and keeps
 
     @property
     def kept_pictures(self) -> int:

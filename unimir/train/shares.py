@@ -98,3 +98,10 @@ def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     if len(sizes) == 1:
         return rows
     return _GatherOwn.apply(rows, sizes)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def most(count: int, device: torch.device) -> int:
+    """The largest of all workers' counts."""
+    found = torch.tensor(count, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)

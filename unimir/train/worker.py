@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import Log, Step, open_trackers
 from unimir.train.losses import Objective, Taught
 from unimir.train.process import set_up_process
-from unimir.train.shares import Batch
+from unimir.train.shares import Batch, most
 from unimir.train.stages import anchored, freeze, parts, rate_factor, rate_of
 from unimir.train.throughput import Meter
 
@@ -127,8 +128,7 @@ class _Run:
             meter.restore(self._progress.counts)
         notes = _Notes(self._log(stage, start), meter, self._workers)
         every = self._config.restarts.every_steps
-        steps = self._steps(feed, meter, start)
-        for step, (task, batch) in enumerate(steps, start):
+        for step, (task, batch) in enumerate(self._steps(feed, meter, start), start):
             torch.manual_seed(int(rng_of(self._config.seed, stage.name, step, self._rank).integers(2**62)))
             losses = engine.step(batch.to(self._device), rate_factor(step, stage))
             notes.add(step, task.name, feed.plan[step][1], losses, batch)
@@ -141,12 +141,11 @@ class _Run:
         forgotten = self._forgotten(engine)
         self._weights = engine.weights()
         engine.close()
-        rates = meter.rates()
         report = {
             "name": stage.name,
             "steps": stage.steps,
             "examples": meter.counts.examples,
-            **{name: round(value, 4) for name, value in rates.items()},
+            **{name: round(value, 4) for name, value in meter.rates().items()},
             "held_out": losses_held_out,
             "forgotten": forgotten,
             **notes.close(),
@@ -169,6 +168,8 @@ class _Run:
             objective.set_anchor(self._anchor)
         if feed.kept_pictures:
             objective.keep_pictures(feed.kept_pictures)
+        if config.engine.zero == 3 and self._workers > 1:
+            objective.model.agree_on_passes(partial(most, device=self._device))
         if config.engine.activation_checkpointing:
             objective.model.checkpoint_activations()
         if config.engine.compile:
@@ -245,8 +246,7 @@ class _Run:
             self._weights = load_file(directory / WEIGHTS)
             if self._progress.step:
                 self._moments = load_file(directory / MOMENTS)
-            if (directory / ANCHOR).exists():
-                self._anchor = load_file(directory / ANCHOR)
+            self._anchor = load_file(directory / ANCHOR) if (directory / ANCHOR).exists() else {}
 
 
 class _Notes:
