@@ -1,6 +1,6 @@
 """Prepares a corpus, trains the three stages, evaluates the bundle.
 
-python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers 2] [--storage URI]
+python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers N] [--storage URI]
                            [--track wandb,mlflow] [--set key=value ...]
 """
 
@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpora", metavar="FILE", help="manifest of corpora instead of the recipe's")
     parser.add_argument("--root", metavar="DIR", help="where the manifest's relative paths start")
     parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
+    parser.add_argument("--workers", type=int, metavar="N", help="training workers; one for each GPU, or two without")
     parser.add_argument("--storage", metavar="URI", help="where checkpoints go (s3://..., gs://..., a path)")
     parser.add_argument("--track", default="", metavar="NAMES", help="wandb,mlflow: trackers beside TensorBoard")
     parser.add_argument("--stages", default="", help="some of the recipe's stages, by name, comma-separated")

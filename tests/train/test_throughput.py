@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import batch_of, build, objective, texts
+from tiny import ARCH, LABEL_SETS, batch_of, build, objective, texts
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from unimir.model.unimir import UniMIR
+from unimir.recipes import recipe
 from unimir.train.losses import Objective
 from unimir.train.throughput import Meter, padded_tokens, peak_flops
 
@@ -71,6 +74,42 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
             one.model.checkpoint_activations()
         one(batch_of(slice(0, 6), [6]))[0].backward()
         found.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_recipes_for_gpus_step_and_are_metered_at_their_own_shape_of_picture(name: str) -> None:
+    """Their towers, cut to one layer; SigLIP's attention pooling is what the counter of operations must bear."""
+    config = recipe(name)
+    text = replace(config.model.text, backbone=None, arch=ARCH)
+    image = replace(config.model.image, pretrained=False, args={"depth": 1, "embed_dim": 32, "num_heads": 2})
+    model = UniMIR(replace(config.model, text=text, image=image), LABEL_SETS, vocab_size=100, pad_id=1)
+    batch = batch_of(slice(0, 6), [6])
+    pictures = torch.randint(0, 256, (len(batch.pixels), image.size, image.size, 3), dtype=torch.uint8)
+    batch = replace(batch, pixels=pictures, cached=True)
+    meter = Meter(model, trained={"text", "image"}, workers=1, device=torch.device("cpu"))
+    meter.count(batch)
+    assert meter.counts.flops > 0
+    one = Objective(model, groups_K=torch.tensor([0, 1, 2, 3, 5, 8])).train()
+    loss, _ = one(batch)
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad.isfinite().all() for p in model.image.parameters() if p.requires_grad)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own look at its inputs
+def test_compiling_changes_no_gradient_and_compiles_a_row_of_blocks_once() -> None:
+    """By the compiler's front end and autograd alone: its back end needs a compiler of the machine."""
+    found = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        one: Objective = objective().train()
+        if compiled:
+            one.model.compile_backbones("aot_eager")
+        one(batch_of(slice(0, 6), [6]))[0].backward()
+        found.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)

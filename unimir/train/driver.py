@@ -62,11 +62,12 @@ class Places:
         return self.storage if "://" in self.storage else str(Path(self.storage).resolve())
 
 
-def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Trained:
+def train(config: Config, prepared: Path, places: Places, *, workers: int | None = None) -> Trained:
     """Trains all stages of the config on a prepared corpus and writes `out/bundles/<run>`.
 
     A finished run of the same config on the same corpus is returned as it is; an interrupted one goes on from its last
-    checkpoint, at any number of workers. Ray must be initialised. ValueError if the cluster is too small.
+    checkpoint, at any number of workers: by default one for each GPU of the cluster, or without GPUs two. Ray must be
+    initialised. ValueError if the cluster is too small.
     """
     check_trackers(places.trackers)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
@@ -74,10 +75,12 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     run = f"{config.recipe}-{artifacts.content_id(artifacts.canonical_json(values), prepared_id)}"
     bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
-        threads = _threads(workers)
+        cpus, gpus = _resources()
+        workers = (gpus or min(2, cpus)) if workers is None else workers
+        threads = _threads(workers, cpus, gpus)
         if config.negatives:
             Negatives(Path(config.negatives), prepared)
-        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, _gpus()))
+        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, gpus))
         with _fit(config, prepared.resolve(), places, run, workers, threads, teacher).as_directory() as found:
             weights = load_file(Path(found) / WEIGHTS)
             stages = json.loads((Path(found) / PROGRESS).read_text(encoding="utf-8"))["reports"]
@@ -98,13 +101,14 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int) -> Tr
     return Trained(bundle=bundle, bundle_id=manifest["id"], stages=manifest["stages"])
 
 
-def _gpus() -> int:
-    return int(ray.cluster_resources().get("GPU", 0))
+def _resources() -> tuple[int, int]:
+    """CPUs and GPUs of the cluster."""
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
-def _threads(workers: int) -> int:
+def _threads(workers: int, cpus: int, gpus: int) -> int:
     """CPUs of each worker, on nodes that are alike. ValueError if there are too few for so many workers."""
-    cpus, gpus = int(ray.cluster_resources().get("CPU", 0)), _gpus()
     if not 0 < workers <= cpus:
         raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
     if 0 < gpus < workers:
@@ -116,7 +120,7 @@ def _fit(
     config: Config, prepared: Path, places: Places, run: str, workers: int, threads: int, teacher: Path | None
 ) -> ray.train.Checkpoint:
     """Runs the Ray Train job and returns its last checkpoint."""
-    gpu = _gpus() > 0
+    gpu = _resources()[1] > 0
     trainer = TorchTrainer(
         train_stages,
         train_loop_config={

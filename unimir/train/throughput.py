@@ -120,6 +120,7 @@ class _Flops:
         if self._picture is None:
             pixels = torch.zeros(1, self._size, self._size, 3, dtype=torch.uint8, device=self._image.mean_C11.device)
             image = deepcopy(self._image).eval()  # in training mode a picture could leave traces
+            image.requires_grad_(False)  # the counter's hooks want a gradient function of what could have a gradient
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 image(pixels)
             self._picture = float(counter.get_total_flops())
