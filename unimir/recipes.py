@@ -66,12 +66,12 @@ def sample() -> Config:
             ),
             Stage(
                 name="joint",
-                steps=350,
+                steps=700,
                 tasks=(
-                    Task(name="captions", kind="image_text", batch_size=256, weight=4, losses=retrieval),
-                    Task(name="queries", kind="intent_query", batch_size=192, weight=2, losses={"fused": 1.0, **_NLU}),
-                    Task(name="parallel", kind="parallel", batch_size=256, losses={"contrastive": 1.0, "anchor": 0.1}),
-                    Task(name="commands", kind="nlu", batch_size=64, weight=0.5, losses=_NLU),
+                    Task(name="captions", kind="image_text", batch_size=128, weight=4, losses=retrieval),
+                    Task(name="queries", kind="intent_query", batch_size=96, weight=2, losses={"fused": 1.0, **_NLU}),
+                    Task(name="parallel", kind="parallel", batch_size=128, losses={"contrastive": 1.0, "anchor": 0.1}),
+                    Task(name="commands", kind="nlu", batch_size=32, weight=0.5, losses=_NLU),
                 ),
                 rates={"text": 1e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3},
             ),
