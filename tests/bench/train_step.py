@@ -53,6 +53,7 @@ from unimir.train.process import set_up_process
 from unimir.train.shares import Batch
 from unimir.train.stages import freeze, parts, rate_of
 from unimir.train.throughput import Meter
+from unimir.train.worker import NOTE_EVERY
 
 LABELS = LabelSet(name="search", intents=("find", "help"), slots=("content", "time"))
 MAX_TOKENS, CONTEXT = 256, 77
@@ -273,11 +274,11 @@ def clip_arm(ours: Ours, pairs: Pairs, tokenizer: TextTokenizer, data: Path, bat
     return run
 
 
-def in_turn(arms: dict[str, Arm], rounds: int) -> dict[str, Any]:
+def in_turn(arms: dict[str, Arm], rounds: int, *, warm_up: bool = True) -> dict[str, Any]:
     """Examples a second of every arm, and the median over rounds of the first's rate to each other's."""
     rates: dict[str, list[float]] = {name: [] for name in arms}
-    for arm in arms.values():
-        arm()  # warm-up
+    for arm in arms.values() if warm_up else ():
+        arm()
     for turn in range(rounds):
         for name, arm in arms.items():
             start = time.perf_counter()
@@ -322,16 +323,40 @@ def workers_arm(workers: int, config: Config, prepared: Path, steps: int) -> Arm
     return run
 
 
-def ray_rate(config: Config, prepared: Path, directory: Path) -> float:
-    """Examples a second as a worker of Ray Train reports them, its waiting and logging included."""
-    import ray
+def ray_arm(config: Config, prepared: Path, out: Path) -> Arm:
+    """A worker of Ray Train, with its feed, its log and DeepSpeed; what is timed is from one reading of losses on."""
+    runs = count()
 
-    ray.init(address="local", num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False)
-    try:
-        trained = train(config, prepared, Places(out=directory), workers=1)
-    finally:
-        ray.shutdown()
-    return float(trained.stages[0]["examples_per_s"])
+    def run() -> int:
+        import ray
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        place = out / str(next(runs))
+        ray.init(address="local", num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False)
+        try:
+            train(config, prepared, Places(out=place), workers=1)
+        finally:
+            ray.shutdown()
+        told = EventAccumulator(str(next((place / "logs").iterdir()))).Reload()
+        first, *_, last = told.Scalars(f"{config.stages[0].name}/examples_per_s")
+        run.seconds = last.wall_time - first.wall_time  # type: ignore[attr-defined]
+        return (last.step - first.step) * config.stages[0].tasks[0].batch_size
+
+    return run
+
+
+def plain_arm(config: Config, prepared: Path) -> Arm:
+    """The same steps of the same batches in this process, by plain AdamW."""
+
+    def run() -> int:
+        ours, timed = Ours(config, prepared, engine=False), config.stages[0].steps - NOTE_EVERY
+        ours.arm(NOTE_EVERY)()
+        start = time.perf_counter()
+        examples = ours.arm(timed)()
+        run.seconds = time.perf_counter() - start  # type: ignore[attr-defined]
+        return examples
+
+    return run
 
 
 def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -367,18 +392,17 @@ def on_cpu(arguments: argparse.Namespace) -> dict[str, Any]:
             }
             found["cached"] = in_turn(arms, rounds)
         if "engine" in wanted:
-            steps = arguments.steps
             arms = {
-                "DeepSpeed": Ours(config_of(text, 10_000), prepared).arm(steps),
-                "plain AdamW": Ours(config_of(text, 10_000), prepared, engine=False).arm(steps),
+                "DeepSpeed": Ours(config_of(text, 10_000), prepared).arm(arguments.steps),
+                "plain AdamW": Ours(config_of(text, 10_000), prepared, engine=False).arm(arguments.steps),
             }
             found["engine"] = in_turn(arms, rounds)
-            config = config_of(text, 4 * steps)
-            alone = Ours(config, prepared, engine=False)
-            start = time.perf_counter()
-            plain = alone.arm(4 * steps)() / (time.perf_counter() - start)
-            rate = ray_rate(config, prepared, directory / "ray")
-            found["engine"]["ratio"]["Ray Train and DeepSpeed/plain AdamW"] = round(rate / plain, 3)
+            config = config_of(text, 2 * NOTE_EVERY)
+            arms = {
+                "Ray Train and DeepSpeed": ray_arm(config, prepared, directory / "ray"),
+                "plain AdamW": plain_arm(config, prepared),
+            }
+            found["ray"] = in_turn(arms, rounds, warm_up=False)
         if "joint" in wanted:
             joint = Task(name="photos", kind="image_text", batch_size=arguments.batch)
             ours = Ours(config_of(joint, 10_000), prepared)
