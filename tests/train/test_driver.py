@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.config import Config, EngineConfig
-from unimir.train.driver import Places, select_stages, train
+from unimir.train.driver import Places, select_stages, train, workers_and_threads
 from unimir.train.worker import ANCHOR, WEIGHTS, build_objective
 
 MODEL = "model.safetensors"
@@ -85,6 +85,21 @@ def test_zero_3_at_two_workers_sees_and_learns_the_same(
 def test_an_unknown_tracker_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"):
         train(tiny_config, tiny_prepared, Places(out=tmp_path, trackers=("wandbb",)), workers=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "gpus", "expected"),
+    [(None, 2, 0, (2, 1)), (None, 1, 0, (1, 1)), (None, 16, 1, (1, 16)), (None, 16, 8, (8, 2)), (3, 16, 8, (3, 5))],
+)
+def test_workers_follow_the_gpus_unless_asked_for(
+    asked: int | None, cpus: int, gpus: int, expected: tuple[int, int]
+) -> None:
+    assert workers_and_threads(asked, cpus, gpus) == expected
+
+
+def test_more_workers_than_gpus_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="--workers 2; this cluster has 1 GPUs"):
+        workers_and_threads(2, 16, 1)
 
 
 def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:

@@ -102,8 +102,9 @@ class UniMIR(nn.Module):
 
 
 def _blocks(backbone: nn.Module) -> list[nn.Module]:
-    """Modules of one class that stand in a row, such as a transformer's layers: compiled once for all of them, in a
-    tenth of the time that the whole takes. Of rows within rows the innermost; the backbone itself if there are none.
+    """Modules of one class that stand in a row, such as a transformer's layers, which share what is compiled.
+
+    Of rows within rows the innermost; the backbone itself if there are none.
     """
     rows = [
         module

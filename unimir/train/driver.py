@@ -76,8 +76,7 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int | None
     bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
         cpus, gpus = _resources()
-        workers = (gpus or min(2, cpus)) if workers is None else workers
-        threads = _threads(workers, cpus, gpus)
+        workers, threads = workers_and_threads(workers, cpus, gpus)
         if config.negatives:
             Negatives(Path(config.negatives), prepared)
         teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, gpus))
@@ -107,13 +106,18 @@ def _resources() -> tuple[int, int]:
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
-def _threads(workers: int, cpus: int, gpus: int) -> int:
-    """CPUs of each worker, on nodes that are alike. ValueError if there are too few for so many workers."""
+def workers_and_threads(workers: int | None, cpus: int, gpus: int) -> tuple[int, int]:
+    """Workers on a cluster of so many CPUs and GPUs, and CPUs of each, on nodes that are alike.
+
+    Unless asked for: one for each GPU, or without GPUs two. ValueError if there are too few for so many workers.
+    """
+    if workers is None:
+        workers = gpus or min(2, cpus)
     if not 0 < workers <= cpus:
         raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
     if 0 < gpus < workers:
         raise ValueError(f"--workers {workers}; this cluster has {gpus} GPUs, and each worker needs one")
-    return cpus // workers
+    return workers, cpus // workers
 
 
 def _fit(
