@@ -21,6 +21,7 @@ from unimir.plain import to_dict
 from unimir.train.batches import digest
 from unimir.train.driver import Places, train
 from unimir.train.feed import Sources, StageFeed
+from unimir.train.process import ENVIRONMENT
 from unimir.train.worker import build_objective
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,7 @@ def test_a_driver_and_then_a_worker_killed_within_a_stage_cost_nothing(
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "TrainWorker" in "".join(child.cmdline()[:1])]
     assert len(workers) == 2
+    assert all(ENVIRONMENT.items() <= worker.environ().items() for worker in workers)
     workers[-1].kill()
     finish(process, out)
     assert_exactly_as_planned(out, config, tiny_prepared)

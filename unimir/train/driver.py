@@ -24,6 +24,7 @@ from unimir.config import Config, check_trackers
 from unimir.plain import to_dict
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
+from unimir.train.process import ENVIRONMENT
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
 
@@ -142,6 +143,7 @@ def _fit(
         run_config=RunConfig(
             name=run,
             storage_path=places.runs,
+            worker_runtime_env={"env_vars": ENVIRONMENT},
             failure_config=FailureConfig(max_failures=config.restarts.failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.restarts.keep,

@@ -1,4 +1,4 @@
-"""What a training process sets for itself: threads, tiny numbers, memory. Knows no model and no step."""
+"""What a training process is given and sets for itself: threads, tiny numbers, memory. Knows no model and no step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _NEVER = 2**31 - 1
+
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""Of the process, before it starts. Ray runs the training function in a thread, and glibc gives each thread heaps of
+its own, of 64 MB, which return memory whatever `set_up_process` says: all threads shall share the first heap."""
 
 
 def set_up_process(threads: int) -> None:
