@@ -7,12 +7,14 @@ again with the same --out, it goes on where it was. Prints one JSON object: per 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from unimir import job
 from unimir.config import Config, EvalTask, Stage, Task
@@ -103,15 +105,8 @@ def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[st
     return {name.removesuffix(".macro"): value for name, value in found.items() if name.endswith(".macro")}
 
 
-def main() -> None:
+def compared(args: argparse.Namespace) -> dict[str, Any]:
     """Joint first, then each specialist."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, metavar="DIR", help="the root of the recipe's manifest")
-    parser.add_argument("--recipe", default="atlas")
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--out", metavar="DIR", default=tempfile.mkdtemp(prefix="specialists-"))
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
     out = Path(args.out)
     config = shortened(recipe(args.recipe), args.share)
     with job.cluster():
@@ -136,7 +131,21 @@ def main() -> None:
             for measure, value in of_specialist.items()
             if "_lexical" not in measure
         }
-    print(json.dumps({"recipe": args.recipe, "share": args.share, "steps": planned, "skills": table}, indent=1))
+    return {"recipe": args.recipe, "share": args.share, "steps": planned, "skills": table}
+
+
+def main() -> None:
+    """Compares and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="DIR", help="the root of the recipe's manifest")
+    parser.add_argument("--recipe", default="atlas")
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--out", metavar="DIR", default=tempfile.mkdtemp(prefix="specialists-"))
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    with contextlib.redirect_stdout(sys.stderr):  # what Ray passes on of its workers
+        found = compared(args)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
