@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from unimir.train.process import ENVIRONMENT
 
 STEPS = """
@@ -30,7 +28,6 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="heaps of glibc")
 def test_a_step_asks_the_system_for_no_page_again() -> None:
     faults = {name: faults_with(extra) for name, extra in (("with", ENVIRONMENT), ("without", {}))}
     assert faults["with"] < 2000 < faults["without"] / 10, faults
