@@ -69,6 +69,10 @@ def specialist(config: Config, name: str) -> Config:
             rates = {part: rate for part, rate in stage.rates.items() if part in skill.parts}
             total = int(sum(task.weight for task in kept))
             stages.append(dataclasses.replace(stage, steps=total, tasks=kept, rates=rates))
+    if not stages:
+        raise ValueError(
+            f"{sum(stage.steps for stage in config.stages)} steps have none of {name}; make --share larger"
+        )
     return dataclasses.replace(
         config, recipe=f"{config.recipe}-{name}", stages=tuple(stages), evaluation=judged(config, skill)
     )
