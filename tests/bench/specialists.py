@@ -119,12 +119,13 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         config, evaluation=tuple(task for skill in SKILLS.values() for task in judged(config, skill))
     )
     planned = steps_by_task(joint.stages)
-    of_joint = measured(joint, prepared, out, args.workers)
-    table = {}
-    for name in SKILLS:
-        alone = specialist(config, name)
+    specialists = {name: specialist(config, name) for name in SKILLS}
+    for alone in specialists.values():
         for task, steps in steps_by_task(alone.stages).items():
             assert planned[task] == steps, f"{task}: {steps} steps alone, {planned[task]} in the joint run"
+    of_joint = measured(joint, prepared, out, args.workers)
+    table = {}
+    for name, alone in specialists.items():
         of_specialist = measured(alone, prepared, out, args.workers)
         table[name] = {
             measure: {
