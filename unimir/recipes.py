@@ -117,7 +117,7 @@ def atlas() -> Config:
                 max_tokens=64,
                 arch=_small_text(hidden=128, layers=2, head=64, widening=2),
                 ngrams=3,
-                ngram_buckets=131_072,
+                ngram_buckets=1_048_576,
             ),
             image=ImageConfig(
                 name="convnext_atto",
@@ -210,18 +210,18 @@ def _atlas_stages() -> tuple[Stage, ...]:
             name="text",
             steps=1500,
             tasks=(dataclasses.replace(name, weight=3), dataclasses.replace(keyword, weight=9), *_ATLAS_TEXT),
-            rates={"text": 1e-3, "ngrams": 1e-2, "proxies": 1e-2},
+            rates={"text": 1e-3, "ngrams": 0.03, "proxies": 1e-2, "scale": 0.1},
         ),
         Stage(
             name="nlu",
             steps=800,
             tasks=(_XSID, *_OTHER_NLU),
-            rates={"text": 1e-3, "ngrams": 5e-3, "nlu": 3e-3},
+            rates={"text": 1e-3, "ngrams": 0.02, "nlu": 3e-3},
             language_temperature=0.3,
         ),
         Stage(
             name="joint",
-            steps=1200,
+            steps=1340,
             tasks=(
                 dataclasses.replace(name, weight=3, **_EMOJI),
                 dataclasses.replace(keyword, weight=3, **_EMOJI),
@@ -237,11 +237,19 @@ def _atlas_stages() -> tuple[Stage, ...]:
                 dataclasses.replace(_XSID, weight=2),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
                 *(
-                    dataclasses.replace(task, weight=task.weight * 0.3, losses={"contrastive": 1.0, "anchor": 0.1})
+                    dataclasses.replace(task, weight=task.weight * 0.6, losses={"contrastive": 1.0, "anchor": 0.1})
                     for task in _ATLAS_TEXT
                 ),
             ),
-            rates={"text": 1e-3, "ngrams": 5e-3, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3, "proxies": 2e-3},
+            rates={
+                "text": 1e-3,
+                "ngrams": 0.02,
+                "image": 2e-3,
+                "nlu": 1e-3,
+                "fusion": 2e-3,
+                "proxies": 2e-3,
+                "scale": 0.1,
+            },
         ),
     )
 

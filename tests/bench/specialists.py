@@ -39,9 +39,9 @@ class Skill:
 
 SKILLS = {
     "text_to_image": Skill(
-        ("image_text",), ("contrastive", "proxy"), ("text", "ngrams", "image", "proxies"), ("text_to_image",)
+        ("image_text",), ("contrastive", "proxy"), ("text", "ngrams", "image", "proxies", "scale"), ("text_to_image",)
     ),
-    "text_to_text": Skill(("parallel", "text_text"), ("contrastive",), ("text", "ngrams"), ("text_to_text",)),
+    "text_to_text": Skill(("parallel", "text_text"), ("contrastive",), ("text", "ngrams", "scale"), ("text_to_text",)),
     "nlu": Skill(("nlu", "intent_query"), ("intent", "slots"), ("text", "ngrams", "nlu"), ("nlu",)),
 }
 

@@ -36,9 +36,10 @@ def test_other_texts_of_the_batch_do_not_matter(ngrams: NgramEmbedding) -> None:
 
 
 def test_every_gradient_stays_in_the_buckets_that_were_read(ngrams: NgramEmbedding) -> None:
+    ngrams.table.weight.requires_grad_()
     ngrams(TokenBatch.from_lists([[7, 8]])).sum().backward()
     assert ngrams.table.weight.grad is not None
-    assert int(ngrams.table.weight.grad.any(1).sum()) == 3  # 7, 8 and "7 8"
+    assert len(ngrams.table.weight.grad.coalesce().indices()[0]) == 3
 
 
 def test_order_of_words_changes_the_vector() -> None:

@@ -114,6 +114,39 @@ def test_parts_of_rate_zero_are_bit_identical_and_the_others_move(config: Engine
     }
 
 
+def _trained_then_frozen(directory: Path, rank: int) -> None:
+    one = objective().train()
+    task = Task(name="queries", kind="intent_query", losses=own(0).losses)
+    tables = []
+    for rates in (ALL, HEADS):
+        stage = Stage(name="any", steps=STEPS, tasks=(task,), rates=rates)
+        freeze(one, stage)
+        engine = Engine(one, [(module, rate_of(part, stage)) for part, module in parts(one)], EngineConfig())
+        losses_of(engine, rank, range(2))
+        tables.append(engine.weights()["model.text.ngrams.table.weight"])
+        engine.close()
+    assert one.model.text.ngrams is not None
+    weight = one.model.text.ngrams.table.weight
+    if rank == 0:
+        torch.save({"tables": tables, "gradient": weight.requires_grad or weight.grad is not None}, directory / "out")
+
+
+def test_a_table_that_one_stage_trains_takes_no_gradient_in_the_next_that_freezes_it(tmp_path: Path) -> None:
+    together(_trained_then_frozen, tmp_path)
+    found = torch.load(tmp_path / "out", weights_only=True)
+    assert torch.equal(*found["tables"]) and not found["gradient"]
+    assert not torch.equal(found["tables"][0], objective().state_dict()["model.text.ngrams.table.weight"])
+
+
+def test_temperatures_move_as_said_else_with_the_fastest_that_adamw_steps() -> None:
+    task = Task(name="queries", kind="intent_query", losses=own(0).losses)
+    stage = Stage(name="any", steps=1, tasks=(task,), rates={"text": 1e-3, "nlu": 2e-3, "ngrams": 0.5})
+    assert rate_of("scale", stage) == 2e-3
+    assert rate_of("scale", replace(stage, rates={**stage.rates, "scale": 0.1})) == 0.1
+    heads = replace(stage, tasks=(replace(task, losses={"intent": 1.0}),))
+    assert rate_of("scale", heads) == 0
+
+
 def _steps(directory: Path, rank: int, zero: int) -> None:
     """Twenty steps in a row; on the way, what a checkpoint would hold."""
     engine = engine_of(ALL, EngineConfig(zero=zero))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unimir.model.rows import RowTable
 from unimir.model.tokens import TokenBatch
 
 _PRIME = 2**31 - 1  # products below stay within int64
@@ -25,20 +26,18 @@ class NgramEmbedding(nn.Module):
     def __init__(self, *, longest: int, buckets: int, dim: int) -> None:
         super().__init__()
         self.longest = longest
-        self.table = nn.Embedding(buckets, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = RowTable(buckets, dim, std=0.02)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[T, D]: for every token, the sum of the n-grams that end with it and begin in its own text."""
         rows_T, ids_T = tokens.rows_T, tokens.ids_T
         places_T = torch.arange(len(ids_T), device=ids_T.device)
         before = [(places_T - back).clamp(min=0) for back in range(self.longest)]
-        # Tokens before the batch's first one are cut to it, those of other rows are hashed too: neither counts.
-        within = [(places_T >= back) & (rows_T[at_T] == rows_T) for back, at_T in enumerate(before)]
-        buckets = buckets_of([ids_T[at_T] for at_T in before], self.table.num_embeddings)
-        # One look-up for all lengths, because each has a backward pass over the whole table.
-        grams_nTD: Tensor = self.table(torch.stack(buckets)) * torch.stack(within)[..., None]
-        return grams_nTD.sum(0)
+        # Tokens before the batch's first one are cut to it, those of other rows are hashed too: neither is looked up.
+        within_Tn = torch.stack([(places_T >= back) & (rows_T[at_T] == rows_T) for back, at_T in enumerate(before)], 1)
+        buckets_Tn = torch.stack(buckets_of([ids_T[at_T] for at_T in before], len(self.table.weight)), 1)
+        counts_T = within_Tn.sum(1)
+        return self.table.sums(buckets_Tn[within_Tn], counts_T.cumsum(0) - counts_T)
 
 
 def buckets_of(before: Sequence[Tensor], buckets: int) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import gelu, normalize, pad
 
 from unimir.model.ngrams import buckets_of
 from unimir.model.nlu import DAMPING, REACH
+from unimir.model.rows import RowTable
 from unimir.model.unimir import UniMIR
 
 
@@ -57,13 +58,13 @@ class PaddedText(nn.Module):
         return normalize(z_BD + update_BD, dim=-1)
 
 
-def _grams(table: nn.Embedding, longest: int, ids_BL: Tensor) -> Tensor:
+def _grams(table: RowTable, longest: int, ids_BL: Tensor) -> Tensor:
     """[B, L, D]: the sum of the n-grams that end with each token; tokens before the text count for none."""
     before = [pad(ids_BL, (back, 0))[:, : ids_BL.shape[1]] for back in range(longest)]
     places_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
     sums = [
         table(bucket_BL) * (places_L >= back)[:, None]
-        for back, bucket_BL in enumerate(buckets_of(before, table.num_embeddings))
+        for back, bucket_BL in enumerate(buckets_of(before, len(table.weight)))
     ]
     return torch.stack(sums).sum(0)
 

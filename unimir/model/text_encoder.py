@@ -77,7 +77,7 @@ class TextEncoder(nn.Module):
         z_BD = normalize(self.projection(pooled_BH), dim=-1)
         if self.ngrams is None or self.widen is None:
             return TextStates(z_BD, pooled_BH, states_TH)
-        grams_TD = self.ngrams(tokens)
+        grams_TD = self.ngrams(tokens).to(z_BD.dtype)
         sums_BD = z_BD.new_zeros(z_BD.shape).index_add(0, tokens.rows_T, grams_TD)
         z_BD = normalize(z_BD + normalize(sums_BD, dim=-1), dim=-1)
         pooled_BH = pooled_BH + self.widen(sums_BD / tokens.lengths_B[:, None])

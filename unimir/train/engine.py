@@ -16,20 +16,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimir.config import EngineConfig
+from unimir.model.rows import RowTable
+from unimir.train.rows import RowRMSprop
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, by torch's names, beside the number of steps."""
+SQUARES = "row_squares"
+"""RMSprop's state of a row table."""
 
 
 class Engine:
-    """A DeepSpeed engine over a module, AdamW with one learning rate per part.
+    """A DeepSpeed engine over a module, AdamW with one learning rate per part; beside it, row tables by RMSprop.
 
     What goes in and out (weights, moments) is whole, in fp32 and by the parameters' names: what one ZeRO stage, number
     of workers or precision saved, every other loads.
     """
 
     def __init__(self, module: nn.Module, parts: Iterable[tuple[nn.Module, float]], config: EngineConfig) -> None:
-        """`parts` are submodules with their peak learning rates; rate 0 leaves a part out of the optimizer."""
+        """`parts` are submodules with their peak learning rates; rate 0 leaves a part out of the optimizers."""
+        parts = list(parts)
         self._deepspeed = _deepspeed()
         self._module = module
         self._zero, self._rounds = config.zero, config.precision == "bf16"
@@ -37,12 +42,14 @@ class Engine:
         moving = {id(parameter) for group in groups for parameter in group["params"]}
         self._names = {name: p for name, p in module.named_parameters() if id(p) in moving}
         exact = {name: p.detach().float().cpu().clone() for name, p in module.named_parameters() if self._rounds}
+        tables = {id(one): one.weight for one in module.modules() if isinstance(one, RowTable)}
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
         self._engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
         )
         self.device = torch.device(self._engine.device)
         self._create_moments()
+        self._rows = RowRMSprop(self._row_tables(parts, tables), decay=config.betas[1])
         # DeepSpeed rounds the module first and then makes its fp32 weights of that; what is frozen stays rounded.
         self._frozen = {name: value for name, value in exact.items() if name not in self._names}
         with torch.no_grad():
@@ -56,6 +63,7 @@ class Engine:
         loss, losses = self._engine(batch)
         self._engine.backward(loss)
         self._engine.step()
+        self._rows.step(rate_factor)
         if self._zero == 3:
             # DeepSpeed overwrites a gradient where there is a new one: a part that the next task does not use would
             # move by this step's again.
@@ -76,7 +84,7 @@ class Engine:
                 whole[name] = self._deepspeed.utils.safe_get_full_fp32_param(value).cpu().clone()
                 continue
             if not isinstance(value, nn.Parameter) and dist.get_world_size() > 1:
-                dist.broadcast(value, 0)  # each worker has running statistics of its own share
+                dist.broadcast(value.detach(), 0)  # each worker has running statistics of its own share
             with self._gathered(value):
                 whole[name] = value.detach().float().cpu().clone() if name not in self._frozen else self._frozen[name]
         return whole
@@ -87,12 +95,13 @@ class Engine:
         for name, parameter in self._names.items():
             for key in MOMENTS:
                 whole[f"{key}/{name}"] = self._moment(parameter, key).float().cpu().clone()
-        return whole
+        return whole | {f"{SQUARES}/{name}": squares_N.cpu().clone() for name, squares_N in self._rows.squares.items()}
 
     @torch.no_grad()
     def resume(self, moments: Mapping[str, Tensor], step: int) -> None:
         """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing."""
-        missing = [name for name in self._names if f"{MOMENTS[0]}/{name}" not in moments]
+        wanted = [(MOMENTS[0], name) for name in self._names] + [(SQUARES, name) for name in self._rows.squares]
+        missing = [name for key, name in wanted if f"{key}/{name}" not in moments]
         if missing:
             raise ValueError(f"the checkpoint has no moments of {missing[0]}: it is of another stage")
         for state in self._inner().state.values():
@@ -100,10 +109,28 @@ class Engine:
         for name, parameter in self._names.items():
             for key in MOMENTS:
                 self._put(parameter, moments[f"{key}/{name}"], key)
+        for name, squares_N in self._rows.squares.items():
+            squares_N.copy_(moments[f"{SQUARES}/{name}"])
 
     def close(self) -> None:
         """Removes the engine's hooks. The module stays as ZeRO cut and rounded it: a next stage makes a new one."""
         self._engine.destroy()
+
+    def _row_tables(
+        self, parts: Iterable[tuple[nn.Module, float]], weights: Mapping[int, Tensor]
+    ) -> dict[str, tuple[RowTable, float]]:
+        """The tables that move, with their rates. All get back their fp32, which DeepSpeed has rounded.
+
+        Detached, for a stage before may have trained what this one holds still.
+        """
+        rates = {id(one): rate for part, rate in parts for one in part.modules()}
+        moving = {}
+        for name, one in self._module.named_modules():
+            if isinstance(one, RowTable):
+                one.weight = weights[id(one)].detach().to(self.device, torch.float32)
+                if rates.get(id(one), 0.0) > 0:
+                    moving[f"{name}.weight"] = (one, rates[id(one)])
+        return moving
 
     def _gathered(self, value: Tensor) -> contextlib.AbstractContextManager[Any]:
         if isinstance(value, nn.Parameter) and hasattr(value, "ds_id"):

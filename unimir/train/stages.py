@@ -22,11 +22,12 @@ def parts(objective: Objective) -> Iterator[tuple[str, nn.Module]]:
 
 
 def rate_of(part: str, stage: Stage) -> float:
-    """The peak learning rate of a part; temperatures move with the fastest part that is trained contrastively, the
-    map to a teacher's space with the text tower."""
+    """The peak learning rate of a part; temperatures move, if not said otherwise, with the fastest part that AdamW
+    steps, and only where something is contrasted; the map to a teacher's space moves with the text tower."""
     if part == "scale":
         contrastive = any(task.losses.get(n) for task in stage.tasks for n in ("contrastive", "fused", "proxy"))
-        return max(stage.rates.values()) if contrastive else 0.0
+        fastest = max((rate for part, rate in stage.rates.items() if part != "ngrams"), default=0.0)
+        return stage.rates.get("scale", fastest) if contrastive else 0.0
     if part == "pupil":
         return stage.rates.get("text", 0.0) if any(task.losses.get("distill") for task in stage.tasks) else 0.0
     return stage.rates.get(part, 0.0)
