@@ -45,6 +45,7 @@ def test_settings_change_what_they_name(setting: str, found: object) -> None:
         ("engine.zero=4", "engine.zero: 4; one of 0, 1, 2, 3"),
         ("stages.text.steps=0", "steps 0; must be positive"),
         ("stages.text.rates.text=0", "every part is frozen"),
+        ("stages.text.rates={ngrams: 0.1, scale: 0.1}", "every part is frozen"),
         ("stages.text.tasks.parallel.batch_size=1", "batch_size 1; at least 2"),
         ("stages.nlu.tasks.commands.losses={contrastive: 1.0}", "kind nlu has no counterpart to be contrasted with"),
         ("stages.text.tasks.parallel.losses={slots: 1.0}", "kind parallel has neither intents nor slots"),

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from unimir.config import ImageConfig, ModelConfig, TextConfig
+from unimir.model.rows import RowTable
 from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import UniMIR
 from unimir.schema import LabelSet
@@ -48,7 +49,21 @@ def objective() -> Objective:
     model = build()
     torch.manual_seed(1)
     torch.nn.init.normal_(model.fusion.update.weight, std=0.1)
-    return Objective(model, groups_K=torch.tensor([0, 1, 2, 3, 5, 8]))
+    return learning(Objective(model, groups_K=torch.tensor([0, 1, 2, 3, 5, 8])))
+
+
+def learning(one: Objective) -> Objective:
+    """Lets its row tables take gradients, as the engine does."""
+    for module in one.modules():
+        if isinstance(module, RowTable):
+            module.weight.requires_grad_()
+    return one
+
+
+def gradients(one: Objective) -> dict[str, torch.Tensor]:
+    """Of parameters and of row tables, dense."""
+    state = one.state_dict(keep_vars=True)
+    return {name: value.grad.clone().to_dense() for name, value in state.items() if value.grad is not None}
 
 
 def batch_of(rows: slice, sizes: list[int]) -> Batch:

@@ -167,7 +167,10 @@ class Stage:
         _require(bool(self.tasks), f"stage {self.name}: no tasks")
         unknown = set(self.rates) - set(PARTS)
         _require(not unknown, f"stage {self.name}: rates for {sorted(unknown)}; parts are {', '.join(PARTS)}")
-        _require(any(rate > 0 for rate in self.rates.values()), f"stage {self.name}: every part is frozen")
+        _require(
+            any(rate > 0 for part, rate in self.rates.items() if part not in ("ngrams", "scale")),
+            f"stage {self.name}: every part is frozen; ngrams and scale move only beside another part",
+        )
         names = [task.name for task in self.tasks]
         _require(len(set(names)) == len(names), f"stage {self.name}: task names repeat: {names}")
 

@@ -13,6 +13,7 @@ from tiny import ARCH, LABEL_SETS, build, texts
 from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.image_encoder import ImageEncoder
+from unimir.model.rows import RowTable
 from unimir.model.text_encoder import TextEncoder
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
@@ -77,6 +78,8 @@ def test_parts_cover_every_parameter_once(model: UniMIR) -> None:
     parts = [parameter for _, module in model.parts() for parameter in module.parameters()]
     assert len({id(p) for p in parts}) == len(parts)
     assert {id(p) for p in parts} == {id(p) for p in model.parameters()}
+    tables = [one for _, module in model.parts() for one in module.modules() if isinstance(one, RowTable)]
+    assert [id(one) for one in tables] == [id(one) for one in model.modules() if isinstance(one, RowTable)] != []
 
 
 def test_unknown_query_label_set_is_a_clear_error() -> None:

@@ -230,6 +230,9 @@ def _forgetful(directory: Path, rank: int, saved: dict[str, Any]) -> None:
         torch.save(losses, directory / "out")
     with pytest.raises(ValueError, match=r"no moments of model\.text\..*: it is of another stage"):
         engine.resume({}, SAVED_AT)
+    without = {name: value for name, value in saved["moments"].items() if not name.startswith("row_squares")}
+    with pytest.raises(ValueError, match=r"no moments of model\.text\.ngrams\.table\.weight: "):
+        engine.resume(without, SAVED_AT)
 
 
 def test_without_moments_a_run_is_another_one(runs: dict[int, dict[str, Any]], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import batch_of, build, objective, texts
+from tiny import batch_of, build, gradients, objective, texts
 from torch.nn.functional import normalize
 
 from unimir.train.losses import Objective, Taught, contrastive
@@ -43,10 +43,6 @@ def test_contrastive_equals_the_textbook_form() -> None:
     assert loss.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-5)
 
 
-def gradients(objective: Objective) -> dict[str, torch.Tensor]:
-    return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
-
-
 def with_hard(batch: Batch) -> Batch:
     """Two mined documents for every row; one of them is of the row's own group."""
     groups_M = torch.stack([batch.groups_B, batch.groups_B + 1], 1).ravel()
@@ -63,7 +59,7 @@ def _worker(rank: int, sizes: list[int], store: str, out: str, cached: bool) -> 
     loss, losses = one(replace(with_hard(batch_of(slice(start, start + sizes[rank]), sizes)), cached=cached))
     loss.backward()
     found = {name: grad / len(sizes) for name, grad in gradients(one).items()}
-    zeros = {name: torch.zeros_like(p) for name, p in one.named_parameters()}
+    zeros = {name: torch.zeros_like(p) for name, p in one.state_dict(keep_vars=True).items() if p.requires_grad}
     for name in zeros:  # what the engine does: the average over workers
         dist.all_reduce(found.setdefault(name, zeros[name]))
     values = torch.stack(list(losses.values()))

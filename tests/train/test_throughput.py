@@ -8,7 +8,7 @@ import torch
 import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCH, LABEL_SETS, batch_of, build, objective, texts
+from tiny import ARCH, LABEL_SETS, batch_of, build, gradients, learning, objective, texts
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -73,7 +73,7 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         if saving:
             one.model.checkpoint_activations()
         one(batch_of(slice(0, 6), [6]))[0].backward()
-        found.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+        found.append(gradients(one))
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
@@ -106,11 +106,11 @@ def test_compiling_changes_no_gradient_and_compiles_a_row_of_blocks_once() -> No
     for compiled in (False, True):
         torch._dynamo.reset()
         graphs.clear()
-        one = Objective(build(**deep), groups_K=torch.tensor([0, 1, 2, 3, 5, 8])).train()
+        one = learning(Objective(build(**deep), groups_K=torch.tensor([0, 1, 2, 3, 5, 8]))).train()
         if compiled:
             one.model.compile_backbones("aot_eager")
         one(batch_of(slice(0, 6), [6]))[0].backward()
-        found.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+        found.append(gradients(one))
         counted = graphs["unique_graphs"]
         # Seven layers of text, with a mask and without one; four stages of pictures, each of its own width.
         assert counted == 0 if not compiled else 0 < counted <= 2 + 4, counted

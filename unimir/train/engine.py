@@ -28,7 +28,7 @@ SQUARES = "row_squares"
 class Engine:
     """A DeepSpeed engine over a module, AdamW with one learning rate per part; beside it, row tables by RMSprop.
 
-    What goes in and out (weights, moments) is whole, in fp32 and by the parameters' names: what one ZeRO stage, number
+    What goes in and out (weights, moments) is whole, in fp32 and by the names of the state: what one ZeRO stage, number
     of workers or precision saved, every other loads.
     """
 
@@ -42,14 +42,15 @@ class Engine:
         moving = {id(parameter) for group in groups for parameter in group["params"]}
         self._names = {name: p for name, p in module.named_parameters() if id(p) in moving}
         exact = {name: p.detach().float().cpu().clone() for name, p in module.named_parameters() if self._rounds}
-        tables = {id(one): one.weight for one in module.modules() if isinstance(one, RowTable)}
+        tables = {f"{name}.weight": one for name, one in module.named_modules() if isinstance(one, RowTable)}
+        self._tables = {name: one.weight.detach().float() for name, one in tables.items()}
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=1e-8, fused=True)
         self._engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config), dist_init_required=False
         )
         self.device = torch.device(self._engine.device)
         self._create_moments()
-        self._rows = RowRMSprop(self._row_tables(parts, tables), decay=config.betas[1])
+        self._rows = self._row_optimizer(parts, tables, decay=config.betas[1])
         # DeepSpeed rounds the module first and then makes its fp32 weights of that; what is frozen stays rounded.
         self._frozen = {name: value for name, value in exact.items() if name not in self._names}
         with torch.no_grad():
@@ -83,14 +84,15 @@ class Engine:
             if self._rounds and name in self._names:
                 whole[name] = self._deepspeed.utils.safe_get_full_fp32_param(value).cpu().clone()
                 continue
-            if not isinstance(value, nn.Parameter) and dist.get_world_size() > 1:
-                dist.broadcast(value.detach(), 0)  # each worker has running statistics of its own share
+            if not isinstance(value, nn.Parameter) and name not in self._tables and dist.get_world_size() > 1:
+                dist.broadcast(value, 0)  # each worker has running statistics of its own share
             with self._gathered(value):
                 whole[name] = value.detach().float().cpu().clone() if name not in self._frozen else self._frozen[name]
         return whole
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's moments of every parameter that moves, on the CPU, as `exp_avg/NAME`. Collective, as `weights`."""
+        """What the optimizers remember of all that moves, on the CPU: AdamW's moments of parameters as `exp_avg/NAME`,
+        mean squares of row tables as `row_squares/NAME`. Collective, as `weights`."""
         whole = {}
         for name, parameter in self._names.items():
             for key in MOMENTS:
@@ -116,21 +118,20 @@ class Engine:
         """Removes the engine's hooks. The module stays as ZeRO cut and rounded it: a next stage makes a new one."""
         self._engine.destroy()
 
-    def _row_tables(
-        self, parts: Iterable[tuple[nn.Module, float]], weights: Mapping[int, Tensor]
-    ) -> dict[str, tuple[RowTable, float]]:
-        """The tables that move, with their rates. All get back their fp32, which DeepSpeed has rounded.
+    def _row_optimizer(
+        self, parts: Iterable[tuple[nn.Module, float]], tables: Mapping[str, RowTable], *, decay: float
+    ) -> RowRMSprop:
+        """Gives every table its fp32 back, which DeepSpeed has rounded with the module, and steps those with a rate.
 
-        Detached, for a stage before may have trained what this one holds still.
+        As new tensors, for a stage before may have trained what this one holds still.
         """
         rates = {id(one): rate for part, rate in parts for one in part.modules()}
-        moving = {}
-        for name, one in self._module.named_modules():
-            if isinstance(one, RowTable):
-                one.weight = weights[id(one)].detach().to(self.device, torch.float32)
-                if rates.get(id(one), 0.0) > 0:
-                    moving[f"{name}.weight"] = (one, rates[id(one)])
-        return moving
+        for name, one in tables.items():
+            one.weight = self._tables[name] = self._tables[name].to(self.device)
+            if dist.get_world_size() > 1:
+                dist.broadcast(one.weight, 0)
+        moving = {name: (one, rates[id(one)]) for name, one in tables.items() if rates.get(id(one), 0.0) > 0}
+        return RowRMSprop(moving, decay=decay)
 
     def _gathered(self, value: Tensor) -> contextlib.AbstractContextManager[Any]:
         if isinstance(value, nn.Parameter) and hasattr(value, "ds_id"):

@@ -56,7 +56,7 @@ def _averaged(weight: Tensor) -> tuple[Tensor, Tensor]:
         return rows_U, grads_UD
     sizes_W = [torch.zeros((), dtype=torch.int64, device=weight.device) for _ in range(workers)]
     dist.all_gather(sizes_W, torch.tensor(len(rows_U), device=weight.device))
-    sizes = [int(size) for size in sizes_W]
+    sizes: list[int] = torch.stack(sizes_W).tolist()
     rows_N, grads_ND = gather(rows_U, sizes), gather(grads_UD, sizes)
     both = torch.sparse_coo_tensor(rows_N[None], grads_ND, weight.shape, check_invariants=False).coalesce()
     return both.indices()[0], both.values() / workers

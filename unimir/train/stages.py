@@ -12,7 +12,7 @@ from unimir.train.losses import Objective
 
 
 def parts(objective: Objective) -> Iterator[tuple[str, nn.Module]]:
-    """Every parameter of the objective once: the model's parts, proxies, the map to a teacher, temperatures."""
+    """Every parameter and table once: the model's parts, proxies, the map to a teacher's space, temperatures."""
     yield from objective.model.parts()
     if objective.proxies is not None:
         yield "proxies", objective.proxies
