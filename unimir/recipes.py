@@ -205,6 +205,7 @@ def _shrunk(stage: Stage) -> Stage:
 
 def _atlas_stages() -> tuple[Stage, ...]:
     name, keyword = _EMOJI_WORDS
+    tower = {"text": 1e-3, "ngrams": 0.02}
     return (
         Stage(
             name="text",
@@ -216,7 +217,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
             name="nlu",
             steps=800,
             tasks=(_XSID, *_OTHER_NLU),
-            rates={"text": 1e-3, "ngrams": 0.02, "nlu": 3e-3},
+            rates={**tower, "nlu": 3e-3},
             language_temperature=0.3,
         ),
         Stage(
@@ -241,15 +242,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     for task in _ATLAS_TEXT
                 ),
             ),
-            rates={
-                "text": 1e-3,
-                "ngrams": 0.02,
-                "image": 2e-3,
-                "nlu": 1e-3,
-                "fusion": 2e-3,
-                "proxies": 2e-3,
-                "scale": 0.1,
-            },
+            rates={**tower, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3, "proxies": 2e-3, "scale": 0.1},
         ),
     )
 
