@@ -102,7 +102,7 @@ def test_gather_alone_is_the_rows_themselves() -> None:
 
 def test_anchor_measures_forgetting() -> None:
     one = objective()
-    one.set_anchor(one.model.text.state_dict())
+    one.set_anchor(objective().model.text.state_dict())
     batch = Batch(
         losses={"anchor": 1.0}, sizes=[2], texts=texts(4, 6), groups_B=torch.arange(2), texts_B=torch.arange(2)
     )
@@ -111,6 +111,17 @@ def test_anchor_measures_forgetting() -> None:
         one.model.text.projection.weight.normal_()
     assert one(batch)[0].item() > 0.1
     assert "anchor" not in {name.split(".")[0] for name, _ in one.named_parameters()}
+
+
+def test_the_anchor_takes_a_table_without_copying_it() -> None:
+    """A value that is changed in the given table is changed in the anchor: what is half a gigabyte is there once."""
+    one, weights = objective(), objective().model.text.state_dict()
+    one.set_anchor(weights)
+    batch = Batch(
+        losses={"anchor": 1.0}, sizes=[2], texts=texts(4, 6), groups_B=torch.arange(2), texts_B=torch.arange(2)
+    )
+    weights["ngrams.table.weight"].normal_()
+    assert one(batch)[0].item() > 0.1
 
 
 def test_proxy_loss_is_normalised_softmax_over_all_groups() -> None:

@@ -78,9 +78,16 @@ class Objective(nn.Module):
         self._pictures: list[Tensor] = []
 
     def set_anchor(self, weights: Mapping[str, Tensor]) -> None:
-        """Keeps a text tower of these weights, frozen, as the anchor against forgetting."""
-        anchor = deepcopy(self.model.text).requires_grad_(False).eval()
-        anchor.load_state_dict(dict(weights))
+        """Keeps a text tower of these very weights, frozen, as the anchor against forgetting.
+
+        They are taken, not copied, where they are on the model's device: a table of n-grams can be half a gigabyte.
+        """
+        tower = self.model.text
+        weights = {name: value.to(self.log_scales["text"].device) for name, value in weights.items()}
+        tables = {id(value): weights[name] for name, value in tower.named_buffers() if name in weights}
+        anchor = deepcopy(tower, tables)  # but for the tables, which would be copied only to be replaced
+        anchor.load_state_dict(weights, assign=True)
+        anchor.requires_grad_(False).eval()
         self._anchor = lambda tokens: anchor(tokens).z_BD
 
     def keep_pictures(self, count: int) -> None:
