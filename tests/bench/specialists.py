@@ -3,7 +3,9 @@
 python tests/bench/specialists.py --data ../shared/data [--recipe atlas] [--share 0.5] [--out DIR] [--workers 2]
 A specialist makes the steps that the joint run makes of its tasks, on the same batches, at the same rates, with the
 losses of its skill alone (no anchor, no fusion). `--share` is the part of the recipe's steps that is made. Started
-again with the same --out, it goes on where it was. Prints one JSON object: per measure joint, alone and their ratio.
+again with the same --out, it goes on where it was. Prints one JSON object: per measure joint, alone, their ratio, and
+the ratio's 95 % interval over languages drawn anew (both models on the same ones): what a measure's few languages or
+queries leave open.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unimir import job
 from unimir.config import Config, EvalTask, Stage, Task
@@ -94,8 +98,8 @@ def steps_by_task(stages: tuple[Stage, ...]) -> dict[str, int]:
     }
 
 
-def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[str, float]:
-    """Trains the config and gives the macro of each of its measures."""
+def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[str, dict[str, float]]:
+    """Trains the config and gives each of its measures per language."""
     with job.cluster():
         trained = train(config, prepared, Places(out=out), workers=workers)
     kept = out / "found" / f"{trained.bundle.name}.json"
@@ -105,8 +109,28 @@ def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[st
         )
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(found))
-    found = json.loads(kept.read_text())
-    return {name.removesuffix(".macro"): value for name, value in found.items() if name.endswith(".macro")}
+    per_language: dict[str, dict[str, float]] = {}
+    for name, value in json.loads(kept.read_text()).items():
+        measure, _, lang = name.rpartition(".")
+        if lang not in ("macro", "worst") and "_lexical" not in measure:
+            per_language.setdefault(measure, {})[lang] = value
+    return per_language
+
+
+def beside(joint: dict[str, float], alone: dict[str, float], draws: int = 10_000) -> dict[str, Any]:
+    """Means over languages, their ratio, and its interval by the bootstrap over languages (Efron, 1979), paired."""
+    langs = sorted(alone)
+    values = np.array([[joint[lang], alone[lang]] for lang in langs])
+    ours, theirs = values.mean(0)
+    drawn = values[np.random.default_rng(0).integers(len(langs), size=(draws, len(langs)))].mean(1)
+    drawn = drawn[drawn[:, 1] > 0]
+    interval = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)).tolist() if len(drawn) else None
+    return {
+        "joint": round(float(ours), 4),
+        "alone": round(float(theirs), 4),
+        "ratio": round(float(ours / theirs), 3) if theirs else None,
+        "interval": interval and [round(end, 3) for end in interval],
+    }
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
@@ -127,15 +151,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
     table = {}
     for name, alone in specialists.items():
         of_specialist = measured(alone, prepared, out, args.workers)
-        table[name] = {
-            measure: {
-                "joint": round(of_joint[measure], 4),
-                "alone": round(value, 4),
-                "ratio": round(of_joint[measure] / value, 3) if value else None,
-            }
-            for measure, value in of_specialist.items()
-            if "_lexical" not in measure
-        }
+        table[name] = {measure: beside(of_joint[measure], values) for measure, values in of_specialist.items()}
     return {"recipe": args.recipe, "share": args.share, "steps": planned, "skills": table}
 
 

@@ -89,19 +89,18 @@ class _Run:
         teacher = TeacherVectors(Path(values["teacher"])) if values["teacher"] else None
         distance = self._config.teacher.distance if self._config.teacher else "cosine"
         taught = None if teacher is None else Taught(teacher.dim, distance)
-        self._weights: dict[str, Tensor] = {}
+        # Between stages, and never itself trained: an engine leaves its own cut up and rounded.
+        self._objective = build_objective(self._config, self._prepared, taught)
         self._moments: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
         self._progress = Progress()
         self._resume()
-        self._first = build_objective(self._config, self._prepared, taught)
-        self._weights = self._weights or self._first.state_dict()
         negatives = values["negatives"]
         self._sources = Sources(
             self._config,
             self._prepared,
             read_label_sets(self._prepared / "labels.json"),
-            preprocess_of(self._first.model),
+            preprocess_of(self._objective.model),
             Negatives(Path(negatives), self._prepared) if negatives else None,
             teacher,
         )
@@ -123,7 +122,7 @@ class _Run:
         objective, engine = self._begin(stage, feed)
         start = self._progress.step
         trained = {part for part, rate in stage.rates.items() if rate > 0}
-        meter = Meter(self._first.model, trained=trained, workers=self._workers, device=self._device)
+        meter = Meter(self._objective.model, trained=trained, workers=self._workers, device=self._device)
         if self._progress.counts:
             meter.restore(self._progress.counts)
         notes = _Notes(self._log(stage, start), meter, self._workers)
@@ -139,7 +138,7 @@ class _Run:
         notes.flush()
         losses_held_out = self._held_out(engine, stage)
         forgotten = self._forgotten(engine)
-        self._weights = engine.weights()
+        self._take(engine.weights())
         engine.close()
         report = {
             "name": stage.name,
@@ -154,16 +153,14 @@ class _Run:
         self._save(None, stage, notes.recent(losses_held_out))
 
     def _begin(self, stage: Stage, feed: StageFeed) -> tuple[Objective, Engine]:
-        """A fresh objective of the weights so far in a fresh engine: an engine leaves its own cut up and rounded."""
+        """A copy of the objective in a fresh engine."""
         config = self._config
-        objective = deepcopy(self._first)
-        objective.load_state_dict(self._weights)
+        objective = deepcopy(self._objective)
         objective.to(self._device).train()
         freeze(objective, stage)
         if len(self._progress.reports) < 2 and not self._progress.step:
             # Later stages are held to what the first one has learned, and that one to what it began with.
-            tower = "model.text."
-            self._anchor = {k.removeprefix(tower): v for k, v in self._weights.items() if k.startswith(tower)}
+            self._anchor = self._objective.model.text.state_dict()
         if anchored(stage):
             objective.set_anchor(self._anchor)
         if feed.kept_pictures:
@@ -179,6 +176,10 @@ class _Run:
             engine.resume(self._moments, self._progress.step)
             self._moments = {}
         return objective, engine
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights themselves, not copies: a table of n-grams can be half a gigabyte."""
+        self._objective.load_state_dict(weights, assign=True)
 
     def _steps(self, feed: StageFeed, meter: Meter, start: int) -> Iterator[tuple[Task, Batch]]:
         """The feed's steps, and how long they were waited for."""
@@ -218,7 +219,7 @@ class _Run:
 
     def _save(self, engine: Engine | None, stage: Stage, loss: float) -> None:
         """Rank 0's directory is the checkpoint; the report is collective. With an engine, within the stage."""
-        weights = self._weights if engine is None else engine.weights()
+        weights = self._objective.state_dict() if engine is None else engine.weights()
         moments = {} if engine is None else engine.moments()
         score = deciding(len(self._progress.reports) - (engine is None), loss)
         with tempfile.TemporaryDirectory() as temporary:
@@ -243,7 +244,7 @@ class _Run:
         with checkpoint.as_directory() as found:
             directory = Path(found)
             self._progress = Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
-            self._weights = load_file(directory / WEIGHTS)
+            self._take(load_file(directory / WEIGHTS))
             if self._progress.step:
                 self._moments = load_file(directory / MOMENTS)
             self._anchor = load_file(directory / ANCHOR) if (directory / ANCHOR).exists() else {}
