@@ -114,6 +114,17 @@ def test_parts_of_rate_zero_are_bit_identical_and_the_others_move(config: Engine
     }
 
 
+def _counting(directory: Path, rank: int) -> None:
+    one = objective().train()
+    one.register_buffer("count", torch.tensor(301 + rank))  # as batch normalisation has; bf16 would round it
+    weights = Engine(one, [(one.model.nlu, 1e-3)], EngineConfig(zero=1, precision="bf16")).weights()
+    assert weights["count"].dtype == torch.int64 and weights["count"] == 301
+
+
+def test_a_whole_number_of_the_state_stays_one(tmp_path: Path) -> None:
+    together(_counting, tmp_path)
+
+
 def _trained_then_frozen(directory: Path, rank: int) -> None:
     one = objective().train()
     task = Task(name="queries", kind="intent_query", losses=own(0).losses)

@@ -78,7 +78,7 @@ class Engine:
         return loss
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole fp32 weights of the module on the CPU. Collective: every worker calls it, every worker gets them."""
+        """The module's whole state on the CPU, weights in fp32. Collective: all workers call it, and get it."""
         whole = {}
         for name, value in self._module.state_dict(keep_vars=True).items():
             if self._rounds and name in self._names:
@@ -87,7 +87,8 @@ class Engine:
             if not isinstance(value, nn.Parameter) and name not in self._tables and dist.get_world_size() > 1:
                 dist.broadcast(value, 0)  # each worker has running statistics of its own share
             with self._gathered(value):
-                whole[name] = value.detach().float().cpu().clone() if name not in self._frozen else self._frozen[name]
+                kept = value.detach().float() if value.is_floating_point() else value
+                whole[name] = self._frozen[name] if name in self._frozen else kept.cpu().clone()
         return whole
 
     def moments(self) -> dict[str, Tensor]:

@@ -159,7 +159,8 @@ class _Run:
         objective.to(self._device).train()
         freeze(objective, stage)
         if len(self._progress.reports) < 2 and not self._progress.step:
-            # Later stages are held to what the first one has learned, and that one to what it began with.
+            # Later stages are held to what the first one has learned, and that one to what it began with: tensors that
+            # the objective gives up when it takes others.
             self._anchor = self._objective.model.text.state_dict()
         if anchored(stage):
             objective.set_anchor(self._anchor)
