@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from tiny import batch_of, build, gradients, objective, texts
 from torch.nn.functional import normalize
 
-from unimir.train.losses import Objective, Taught, contrastive
+from unimir.train.losses import Objective, Taught, bounded, contrastive
 from unimir.train.shares import Batch, gather
 
 
@@ -41,6 +41,23 @@ def test_contrastive_equals_the_textbook_form() -> None:
     columns = -(logits.diagonal() - logits.logsumexp(0)).mean()
     loss = contrastive(a, b, torch.eye(9, dtype=torch.bool), scale)
     assert loss.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "wanted", "end"),
+    [(3.0, 200.0, 100.0), (150.0, 200.0, 150.0), (150.0, 60.0, 60.0), (3.0, 60.0, 60.0)],
+    ids=["stops at the bound", "no further beyond it", "back from beyond it", "free below it"],
+)
+def test_a_scale_is_bounded_but_not_caught_beyond_its_bound(start: float, wanted: float, end: float) -> None:
+    log_scale = torch.tensor([math.log(start)], requires_grad=True)
+    optimizer = torch.optim.SGD([log_scale], lr=0.01)
+    for _ in range(500):
+        scale = bounded(log_scale)
+        assert scale.item() <= 100 * (1 + 1e-5)
+        optimizer.zero_grad()
+        (scale.log() - math.log(wanted)).square().sum().backward()
+        optimizer.step()
+    assert log_scale.exp().item() == pytest.approx(end, rel=0.02)
 
 
 def with_hard(batch: Batch) -> Batch:

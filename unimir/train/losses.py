@@ -21,7 +21,20 @@ from unimir.model.tokens import TokenBatch
 from unimir.model.unimir import TextFeatures, UniMIR
 from unimir.train.shares import Batch, Scale, gather
 
-_MAX_SCALE = math.log(100.0)  # as in CLIP (arXiv 2103.00020)
+_MAX_LOG_SCALE = math.log(100.0)  # as in CLIP (arXiv 2103.00020)
+
+
+def bounded(log_scale: Tensor) -> Tensor:
+    """What logits are multiplied with, at most 100.
+
+    Beyond that only a gradient that leads back is let through: a scale that is merely clamped has none, and stays where
+    one long step has carried it.
+    """
+    over = (log_scale.detach() - _MAX_LOG_SCALE).clamp(min=0)
+    within = log_scale - over
+    if within.requires_grad:
+        within.register_hook(lambda gradient: gradient.masked_fill((over > 0) & (gradient < 0), 0.0))
+    return within.exp()
 
 
 def contrastive(
@@ -150,7 +163,7 @@ class Objective(nn.Module):
         from few examples. As in normalised softmax, with the temperature of the contrastive loss.
         """
         assert self.proxies is not None
-        scale = self.log_scales[batch.scale].clamp(max=_MAX_SCALE).exp()
+        scale = bounded(self.log_scales[batch.scale])
         targets_B = torch.searchsorted(self.groups_K, batch.groups_B)
         sides = [z_BD] if pairs_BD is None else [z_BD, pairs_BD]
         losses = []
@@ -179,7 +192,7 @@ class Objective(nn.Module):
         same_NM: Tensor | None,
     ) -> Tensor:
         """Contrastive loss, mean over the whole vector and its Matryoshka prefixes (arXiv 2205.13147)."""
-        scale = log_scale.clamp(max=_MAX_SCALE).exp()
+        scale = bounded(log_scale)
         losses = [contrastive(a_ND, b_ND, same_NN, scale, hard_MD, same_NM)]
         for prefix in self.model.config.prefixes:
             a_Nd, b_Nd = normalize(a_ND[:, :prefix], dim=-1), normalize(b_ND[:, :prefix], dim=-1)
