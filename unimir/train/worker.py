@@ -89,7 +89,8 @@ class _Run:
         teacher = TeacherVectors(Path(values["teacher"])) if values["teacher"] else None
         distance = self._config.teacher.distance if self._config.teacher else "cosine"
         taught = None if teacher is None else Taught(teacher.dim, distance)
-        # Between stages, and never itself trained: an engine leaves its own cut up and rounded.
+        # Never itself trained, for an engine leaves its own cut up and rounded. Between stages it takes weights, not
+        # copies, for those it had, which the anchor keeps: a table of n-grams can be half a gigabyte.
         self._objective = build_objective(self._config, self._prepared, taught)
         self._moments: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
@@ -138,7 +139,7 @@ class _Run:
         notes.flush()
         losses_held_out = self._held_out(engine, stage)
         forgotten = self._forgotten(engine)
-        self._take(engine.weights())
+        self._objective.load_state_dict(engine.weights(), assign=True)
         engine.close()
         report = {
             "name": stage.name,
@@ -159,8 +160,7 @@ class _Run:
         objective.to(self._device).train()
         freeze(objective, stage)
         if len(self._progress.reports) < 2 and not self._progress.step:
-            # Later stages are held to what the first one has learned, and that one to what it began with: tensors that
-            # the objective gives up when it takes others.
+            # Later stages are held to what the first one has learned, and that one to what it began with.
             self._anchor = self._objective.model.text.state_dict()
         if anchored(stage):
             objective.set_anchor(self._anchor)
@@ -177,10 +177,6 @@ class _Run:
             engine.resume(self._moments, self._progress.step)
             self._moments = {}
         return objective, engine
-
-    def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes the weights themselves, not copies: a table of n-grams can be half a gigabyte."""
-        self._objective.load_state_dict(weights, assign=True)
 
     def _steps(self, feed: StageFeed, meter: Meter, start: int) -> Iterator[tuple[Task, Batch]]:
         """The feed's steps, and how long they were waited for."""
@@ -245,7 +241,7 @@ class _Run:
         with checkpoint.as_directory() as found:
             directory = Path(found)
             self._progress = Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
-            self._take(load_file(directory / WEIGHTS))
+            self._objective.load_state_dict(load_file(directory / WEIGHTS), assign=True)
             if self._progress.step:
                 self._moments = load_file(directory / MOMENTS)
             self._anchor = load_file(directory / ANCHOR) if (directory / ANCHOR).exists() else {}
