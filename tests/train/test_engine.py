@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -84,6 +86,20 @@ def losses_of(engine: Engine, rank: int, steps: range) -> list[float]:
         dist.all_reduce(loss)
         found.append(float(loss) / len(SIZES))
     return found
+
+
+def test_deepspeed_loads_no_mlflow_and_leaves_it_to_be_imported() -> None:
+    """Its import is two seconds of every worker's start."""
+    code = """
+import sys
+from unimir.train.engine import _deepspeed
+_deepspeed()
+print("mlflow" in sys.modules)
+import mlflow
+print(mlflow.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["False", "mlflow"]
 
 
 def _frozen(directory: Path, rank: int, config: EngineConfig) -> None:

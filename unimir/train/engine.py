@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -201,8 +202,13 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _deepspeed() -> Any:
-    import deepspeed
-
+    # Its autotuner, which nothing here calls, imports MLflow where that is installed: two seconds of a worker's start.
+    hidden = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # The shared-memory all-reduce would be compiled at first use (a compiler, ninja and 55 s); gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
