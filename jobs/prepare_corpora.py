@@ -51,7 +51,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpora", metavar="FILE", help="manifest of corpora instead of the recipe's")
     parser.add_argument("--root", metavar="DIR", help="where the manifest's relative paths start")
     parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe's config")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="changes to the recipe's config"
+    )
     return parser.parse_args()
 
 

@@ -71,7 +71,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--storage", metavar="URI", help="where checkpoints go (s3://..., gs://..., a path)")
     parser.add_argument("--track", default="", metavar="NAMES", help="wandb,mlflow: trackers beside TensorBoard")
     parser.add_argument("--stages", default="", help="some of the recipe's stages, by name, comma-separated")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe's config")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="changes to the recipe's config"
+    )
     return parser.parse_args()
 
 

@@ -147,6 +147,9 @@ class Task:
             not mined or self.kind == "text_text",
             f"task {self.name}: hard_negatives {mined}; kind {self.kind} has none, only text_text",
         )
+        _require(
+            bool(wanted), f"task {self.name}: no loss above 0 among {dict(self.losses)}; losses are {', '.join(LOSSES)}"
+        )
         unknown = set(self.losses) - set(LOSSES)
         _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 
@@ -267,6 +270,10 @@ class Config:
                 not task.hard_negatives or self.negatives is not None,
                 f"task {task.name}: hard_negatives {task.hard_negatives}, but the config names no negatives",
             )
+        _require(
+            self.model.text.backbone is None or self.tokenizer.path is not None,
+            f"model.text.backbone {self.model.text.backbone!r} without tokenizer.path; it knows its own tokens only",
+        )
         _require(
             self.model.text.max_tokens >= self.prepare.max_tokens,
             f"model.text.max_tokens {self.model.text.max_tokens} is below prepare.max_tokens {self.prepare.max_tokens}",

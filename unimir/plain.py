@@ -42,7 +42,10 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def override(config: T, settings: Sequence[str]) -> T:
-    """Applies `key.path=value` settings; values are YAML scalars or flow collections."""
+    """Applies `key.path=value` settings; values are YAML scalars or flow collections. ValueError names one that fails.
+
+    Optional parts that are not there (`teacher.backbone=X`) and keys of mappings (`losses.distill=1`) are made.
+    """
     import yaml
 
     values = to_dict(config)
@@ -50,25 +53,31 @@ def override(config: T, settings: Sequence[str]) -> T:
         key, separator, text = setting.partition("=")
         if not separator:
             raise ValueError(f"setting {setting!r}: expected key=value")
-        node, *rest = values, *key.split(".")
-        for name in rest[:-1]:
-            node = _step(node, name, key)
-        _step(node, rest[-1], key)
-        node[int(rest[-1]) if isinstance(node, list) else rest[-1]] = yaml.safe_load(text)
+        *path, last = key.split(".")
+        node = values
+        for name in path:
+            place = _place(node, name, key)
+            if isinstance(node, dict) and node.get(place) is None:
+                node[place] = {}
+            node = node[place]
+        try:
+            node[_place(node, last, key)] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"setting {setting!r}: not a YAML value ({' '.join(str(error).split())})") from error
     return from_dict(type(config), values)
 
 
-def _step(node: Any, name: str, key: str) -> Any:
-    """One step into nested plain values; list members go by index or by their `name`."""
-    if isinstance(node, list):
-        for position, member in enumerate(node):
-            if name == str(position) or (isinstance(member, Mapping) and member.get("name") == name):
-                return member
-        raise ValueError(f"setting {key!r}: no member {name!r}")
-    if not isinstance(node, Mapping) or name not in node:
-        known = ", ".join(node) if isinstance(node, Mapping) else "none"
-        raise ValueError(f"setting {key!r}: unknown key {name!r}; known keys: {known}")
-    return node[name]
+def _place(node: Any, name: str, key: str) -> Any:
+    """Index or key of what a name means in plain values: list members go by index or by their `name`.
+
+    Whether a mapping may have such a key is known to whoever builds the dataclass.
+    """
+    if isinstance(node, dict):
+        return name
+    for position, member in enumerate(node if isinstance(node, list) else ()):
+        if name == str(position) or (isinstance(member, Mapping) and member.get("name") == name):
+            return position
+    raise ValueError(f"setting {key!r}: no member {name!r}" + ("" if isinstance(node, list) else f" of {node!r}"))
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

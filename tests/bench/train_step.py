@@ -37,7 +37,17 @@ from transformers import AutoModel
 
 from unimir import artifacts
 from unimir.bundle import preprocess_of
-from unimir.config import Config, EngineConfig, ImageConfig, ModelConfig, PrepareConfig, Stage, Task, TextConfig
+from unimir.config import (
+    Config,
+    EngineConfig,
+    ImageConfig,
+    ModelConfig,
+    PrepareConfig,
+    Stage,
+    Task,
+    TextConfig,
+    TokenizerConfig,
+)
 from unimir.data.image import decode_image
 from unimir.data.text import TextTokenizer
 from unimir.model.image_encoder import ImageEncoder
@@ -129,6 +139,7 @@ def config_of(task: Task, steps: int, *, image_size: int = 64) -> Config:
     image = ImageConfig(name="convnext_atto", size=image_size)
     return Config(
         recipe="bench",
+        tokenizer=TokenizerConfig(path=backbone()),
         model=ModelConfig(dim=384, text=text, image=image),
         stages=(Stage(name=task.kind, steps=steps, tasks=(task,), rates=rates, warmup_steps=1),),
         prepare=PrepareConfig(max_tokens=MAX_TOKENS, image_size=image_size),

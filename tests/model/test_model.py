@@ -14,7 +14,7 @@ from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.image_encoder import ImageEncoder
 from unimir.model.rows import RowTable
-from unimir.model.text_encoder import TextEncoder
+from unimir.model.text_encoder import TextEncoder, own_pooling
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 
@@ -145,6 +145,48 @@ def test_backbones_that_are_not_there_are_clear_errors(tmp_path: Path, monkeypat
             TextEncoder(TextConfig(backbone=name), vocab_size=100, pad_id=1, dim=8)
     with pytest.raises(ValueError, match="image backbone 'resnet19'; timm has no model of this name"):
         ImageEncoder(ImageConfig(name="resnet19"), dim=4)
+
+
+@pytest.mark.parametrize("kind", ["no file", "bytes.pt", "directory"])
+def test_an_image_checkpoint_that_is_none_is_a_clear_error(kind: str, tmp_path: Path) -> None:
+    path = tmp_path if kind == "directory" else tmp_path / kind
+    if kind == "bytes.pt":
+        path.write_bytes(b"hello")
+    with pytest.raises(ValueError, match="no checkpoint that can be read"):
+        ImageEncoder(ImageConfig(name="convnext_atto", checkpoint=str(path)), dim=4)
+
+
+def test_arguments_that_an_image_backbone_lacks_are_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="'resnet18' with {'depth': 3} cannot be made .*unexpected keyword"):
+        ImageEncoder(ImageConfig(args={"depth": 3}), dim=4)
+
+
+def test_a_tokenizer_that_pads_otherwise_than_the_backbone_is_refused(tmp_path: Path) -> None:
+    build().text.backbone.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pads with token 0, text backbone .* with 1; tokenizer.path must be"):
+        TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=0, dim=8)
+
+
+def test_pooling_is_the_backbones_own_by_name_as_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout of Hugging Face's cache, offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("says", "none", "unknown"):
+        (tmp_path / f"models--x--{name}" / "refs").mkdir(parents=True)
+        (tmp_path / f"models--x--{name}" / "refs" / "main").write_text("c0")
+    told = tmp_path / "models--x--says" / "snapshots" / "c0" / "1_Pooling" / "config.json"
+    for file, text in ((told, '{"pooling_mode_cls_token": true}'), (marker(tmp_path), "")):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert own_pooling("x/says") == own_pooling(str(told.parent.parent)) == "cls"
+    assert own_pooling("x/none") == own_pooling(str(tmp_path)) == own_pooling(None) == "mean"
+    with pytest.raises(ValueError, match="'x/unknown': its 1_Pooling/config.json is not in the cache"):
+        own_pooling("x/unknown")
+
+
+def marker(cache: Path) -> Path:
+    """Where the cache notes that a model has no such file."""
+    return cache / "models--x--none" / ".no_exist" / "c0" / "1_Pooling" / "config.json"
 
 
 def test_more_tokens_than_a_backbone_has_positions_are_refused(tmp_path: Path) -> None:

@@ -33,9 +33,21 @@ def test_a_log_that_was_cut_off_tells_every_step_once(tmp_path: Path) -> None:
     told = [json.loads(line) for line in (tmp_path / "text.jsonl").read_text().splitlines()]
     assert [line["step"] for line in told] == list(range(9))
     assert found == {"loss_first": 6.0, "loss_last": 6.0}
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in events.Scalars("text/pairs/loss")] == list(range(9))
-    assert events.Scalars("text/examples_per_s")[-1].value == 5.0
+    assert steps_told(tmp_path, "text/pairs/loss") == list(range(100, 109))
+    assert steps_told(tmp_path, "text/examples_per_s") == [108]
+
+
+def test_a_stage_that_begins_again_leaves_the_curves_of_those_before(tmp_path: Path) -> None:
+    for stage, before, start, stop in (("text", 0, 0, 9), ("joint", 9, 0, 7), ("joint", 9, 4, 5), ("joint", 9, 0, 3)):
+        log = Log(stage, 9, tmp_path, start=start, before=before, trackers=[])
+        log.write(steps(start, stop), RATES)
+        log.close()
+    assert steps_told(tmp_path, "text/pairs/loss") == list(range(9))
+    assert steps_told(tmp_path, "joint/pairs/loss") == [9, 10, 11]  # the last kill was before the first checkpoint
+
+
+def steps_told(directory: Path, name: str) -> list[int]:
+    return [event.step for event in EventAccumulator(str(directory)).Reload().Scalars(name)]
 
 
 def test_mlflow_gets_the_numbers_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

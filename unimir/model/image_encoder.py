@@ -28,7 +28,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         if not timm.is_model(config.name):
             raise ValueError(f"image backbone {config.name!r}; timm has no model of this name")
-        self.backbone = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **_args(config))
+        self.backbone = _created(config)
         if config.checkpoint:
             _load(self.backbone, config)
         self.passes: Callable[[int], int] = int  # as of the text tower
@@ -56,9 +56,24 @@ class ImageEncoder(nn.Module):
         return vectors
 
 
+def _created(config: ImageConfig) -> Any:
+    """The backbone. ValueError if its constructor takes no such arguments, or its weights cannot be fetched."""
+    try:
+        return timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **_args(config))
+    except (TypeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"image backbone {config.name!r} with {dict(config.args)} cannot be made ({reason})"
+        ) from error
+
+
 def _load(backbone: nn.Module, config: ImageConfig) -> None:
     """The backbone's weights of a local checkpoint, whose classifier is left out. ValueError if it is of another."""
-    found = load_state_dict(config.checkpoint, weights_only=True)
+    try:
+        found = load_state_dict(config.checkpoint, weights_only=True)
+    except Exception as error:  # of a file that is none, torch raises whatever its first bytes lead to
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"{config.checkpoint}: no checkpoint that can be read ({reason})") from error
     try:
         backbone.load_state_dict({name: found[name] for name in backbone.state_dict()})
     except (KeyError, RuntimeError) as error:

@@ -36,7 +36,6 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, *, vocab_size: int, pad_id: int, dim: int) -> None:
         super().__init__()
-        self.pooling = config.pooling or _own_pooling(config.backbone)
         self.token_budget = config.token_budget
         self.passes: Callable[[int], int] = int  # of the passes that a batch needs, how many are made: see UniMIR
         self.pad_id = pad_id
@@ -46,12 +45,19 @@ class TextEncoder(nn.Module):
             self.backbone = _pretrained(config)
         else:
             self.backbone = AutoModel.from_config(_architecture(config, vocab_size, pad_id), dtype=torch.float32)
+        self.pooling = config.pooling or own_pooling(config.backbone)
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # pooled by mean or first token instead; unused weights would only be saved
         known = self.backbone.get_input_embeddings().num_embeddings
         if known < vocab_size:
             raise ValueError(
                 f"the tokenizer has {vocab_size} tokens, the text backbone {known}; they do not belong together"
+            )
+        own_pad = getattr(self.backbone.config, "pad_token_id", None)
+        if config.backbone is not None and own_pad not in (None, pad_id):
+            raise ValueError(
+                f"the tokenizer pads with token {pad_id}, text backbone {config.backbone!r} with {own_pad}; "
+                "tokenizer.path must be the backbone's own"
             )
         self.hidden_size = int(self.backbone.config.hidden_size)
         self.projection = nn.Linear(self.hidden_size, dim, bias=False)
@@ -143,10 +149,13 @@ def _pretrained(config: TextConfig) -> Any:
     return backbone
 
 
-def _own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
-    """How a backbone in sentence-transformers' form says that it is pooled; mean where it says nothing."""
-    file = Path(backbone or "") / "1_Pooling" / "config.json"
-    if not file.is_file():
+def own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
+    """How a backbone in sentence-transformers' form says that it is pooled; mean where it says nothing.
+
+    ValueError if it is pooled in another way, or was loaded by name and what it says cannot be fetched.
+    """
+    file = _pooling_file(backbone) if backbone is not None else None
+    if file is None:
         return "mean"
     said = json.loads(file.read_text(encoding="utf-8"))
     if "pooling_mode" in said:  # as of sentence-transformers 5.5
@@ -157,6 +166,26 @@ def _own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
     if chosen not in (["mean"], ["cls"]):
         raise ValueError(f"{file}: pooling {', '.join(chosen) or 'none'}; mean or cls can be taken over")
     return cast(Literal["mean", "cls"], chosen[0])
+
+
+def _pooling_file(backbone: str) -> Path | None:
+    name = "1_Pooling/config.json"
+    if Path(backbone).exists():
+        return Path(backbone) / name if (Path(backbone) / name).is_file() else None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if (kept := try_to_load_from_cache(backbone, name)) is not None:
+        return Path(kept) if isinstance(kept, str) else None  # what is not a path says that the model has no such file
+    try:
+        return Path(hf_hub_download(backbone, name))
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"text backbone {backbone!r}: its {name} is not in the cache and cannot be fetched; "
+            "say model.text.pooling (mean or cls)"
+        ) from error
+    except EntryNotFoundError:
+        return None
 
 
 def _architecture(config: TextConfig, vocab_size: int, pad_id: int) -> PretrainedConfig:

@@ -49,7 +49,7 @@ class Log:
         """`before` are the steps of the stages before this one."""
         directory.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps, self._before = stage, steps, before
-        self._writer = SummaryWriter(str(directory), purge_step=start if start else None)
+        self._writer = SummaryWriter(str(directory), purge_step=before + start)
         self._trackers = trackers
         path = directory / f"{stage}.jsonl"
         kept = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
@@ -79,8 +79,9 @@ class Log:
             self._show(last + 1, rates)
 
     def _tell(self, values: Mapping[str, float], step: int) -> None:
+        """All stages count on: a purge, or a tracker that takes no earlier step, would lose what came before."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, self._before + step)
         for tracker in self._trackers:
             tracker.write(values, self._before + step)
 

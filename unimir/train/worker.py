@@ -205,7 +205,8 @@ class _Run:
         for stage, report in zip(self._config.stages, self._progress.reports, strict=False):
             now = self._held_out(engine, stage) if report["held_out"] else {}
             for task, then in report["held_out"].items():
-                risen[f"{stage.name}.{task}"] = round(now[task] - then, 6)
+                if task in now:  # with more workers than before, its rows may not be enough for each
+                    risen[f"{stage.name}.{task}"] = round(now[task] - then, 6)
         return risen
 
     def _log(self, stage: Stage, start: int) -> Log | None:
