@@ -1,7 +1,7 @@
 """Prepares a corpus, trains the three stages, evaluates the bundle.
 
-python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers N] [--storage URI]
-                           [--track wandb,mlflow] [--set key=value ...]
+python jobs/train_joint.py [--recipe sample] [--corpora FILE] [--out var] [--workers N] [--cpus N] [--gpus N]
+                           [--storage URI] [--track wandb,mlflow] [--set key=value ...]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from unimir import artifacts, job
 from unimir.config import check_trackers
 from unimir.plain import override
 from unimir.recipes import recipe
+from unimir.train.hardware import Wanted
 
 
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -27,6 +28,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     out = Path(args.out)
     trackers = tuple(filter(None, args.track.split(",")))
     check_trackers(trackers)
+    wanted = Wanted(workers=args.workers, cpus=args.cpus, gpus=args.gpus)
     from unimir.data.sources import corpora_of
 
     corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)
@@ -41,7 +43,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     with job.cluster():
         prepared = prepare(corpora, config, out)
         places = Places(out=out, storage=args.storage, trackers=trackers)
-        trained = train(config, prepared, places, workers=args.workers)
+        trained = train(config, prepared, places, wanted)
     found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     about = {"recipe": config.recipe, "bundle": trained.bundle_id, "prepared": prepared_id}
@@ -68,6 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--root", metavar="DIR", help="where the manifest's relative paths start")
     parser.add_argument("--out", default="var", metavar="DIR", help="where every artifact goes")
     parser.add_argument("--workers", type=int, metavar="N", help="training workers; one for each GPU, or two without")
+    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of each worker, also of machines still to start")
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of each worker, 0 or 1; those there are used")
     parser.add_argument("--storage", metavar="URI", help="where checkpoints go (s3://..., gs://..., a path)")
     parser.add_argument("--track", default="", metavar="NAMES", help="wandb,mlflow: trackers beside TensorBoard")
     parser.add_argument("--stages", default="", help="some of the recipe's stages, by name, comma-separated")

@@ -77,10 +77,11 @@ def tiny_prepared(ray_cluster: None, tiny_config: Config, tmp_path_factory: pyte
 def tiny_run(tiny_prepared: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything a training run with two workers leaves behind: bundles/, runs/ and logs/."""
     from unimir.train.driver import Places, train
+    from unimir.train.hardware import Wanted
 
     def make() -> Path:
         out = tmp_path_factory.mktemp("run")
-        train(tiny_config, tiny_prepared, Places(out=out), workers=2)
+        train(tiny_config, tiny_prepared, Places(out=out), Wanted(workers=2))
         return out
 
     return once(tmp_path_factory, "tiny_run", make)

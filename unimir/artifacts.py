@@ -41,6 +41,14 @@ def files_id(root: Path, files: Iterable[Path]) -> str:
     return content_id(*parts)
 
 
+def path_id(name: str) -> str | None:
+    """Content id of a local file, or of a directory's files; None if there is none, as of a model's public name."""
+    path = Path(name)
+    if not path.exists():
+        return None
+    return files_id(path, [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()])
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the packages that can change an artifact's bytes."""
     versions = {}

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimir import metrics
 from unimir.config import Config, EvalTask
+from unimir.data.prepared import read_images, read_kind
 from unimir.evaluate_nlu import judge_understanding, named
 from unimir.infer import Encoder
 from unimir.lexical import LexicalIndex
-from unimir.schema import PREPARED
+from unimir.schema import PREPARED, Split
 
 QUERY_CHUNK = 512
 """Queries scored against the whole pool at once."""
@@ -79,12 +79,9 @@ class _Corpus:
     pool: pa.Table
 
 
-def _read(prepared: Path, task: EvalTask, split: str) -> pa.Table:
-    schema = PREPARED[task.kind]
-    columns = [name for name in schema.names if name not in ("ids", "doc_ids", "token_slots")]
-    files = sorted((prepared / task.kind / split).glob("*.parquet"))
-    empty = pa.schema([schema.field(name) for name in columns]).empty_table()
-    table = pa.concat_tables([pq.read_table(path, columns=columns) for path in files] or [empty])
+def _read(prepared: Path, task: EvalTask, split: Split) -> pa.Table:
+    columns = [name for name in PREPARED[task.kind].names if name not in ("ids", "doc_ids", "token_slots")]
+    table = read_kind(prepared, task.kind, split, columns)
     return table.filter(pc.is_in(table["source"], pa.array(task.sources))) if task.sources else table
 
 
@@ -219,8 +216,8 @@ def _queries(corpus: _Corpus, items: Items, limit: int) -> Queries:
 def _embed_items(encoder: Encoder, items: Items, prepared: Path) -> Vectors:
     vectors = np.empty((len(items), encoder.dim), np.float32)
     place = {image_id: i for i, image_id in enumerate(items.images)}
-    for path in sorted((prepared / "images").glob("*.parquet")) if place else ():
-        for batch in pq.ParquetFile(path).iter_batches(256, columns=["image_id", "image"]):
+    if place:
+        for batch in read_images(prepared).select(["image_id", "image"]).to_batches(max_chunksize=256):
             wanted = [(place[r["image_id"]], r["image"]) for r in batch.to_pylist() if r["image_id"] in place]
             if wanted:
                 vectors[[p for p, _ in wanted]] = encoder.embed_images([data for _, data in wanted])

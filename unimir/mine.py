@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from unimir import artifacts
 from unimir.data.passes import Actors, each
+from unimir.data.prepared import read_kind
 from unimir.infer import Encoder
-from unimir.train.batches import read_kind
 from unimir.train.hints import write_negatives
 
 UNIT_TEXTS, UNIT_QUERIES, BLOCK_DOCUMENTS = 4096, 2048, 65_536
@@ -55,7 +55,7 @@ def mine(bundle: Path, prepared: Path, out: Path, mining: Mining, actors: Actors
     directory = out / "negatives" / artifacts.content_id(prepared_id, bundle_id, key)
     if artifacts.exists(directory):
         return directory
-    table = read_kind(prepared, "text_text", "train")
+    table = read_kind(prepared, "text_text", "train", ["group", "text", "doc_text"])
     if not len(table):
         raise ValueError(f"{prepared}: no training rows of kind text_text to mine negatives for")
     work = artifacts.start(directory.with_name(f".{directory.name}"))

@@ -55,7 +55,7 @@ IMAGES = pa.schema(
         ("image", pa.binary()),  # PNG or JPEG, shorter side at most the prepared size
     ]
 )
-"""Columns of `prepared/images/*.parquet`; every image is stored once, however many texts name it."""
+"""Columns of `prepared/images/*.arrow`; every image is stored once, however many texts name it."""
 
 REJECTED = pa.schema(
     [

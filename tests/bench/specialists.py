@@ -29,6 +29,7 @@ from unimir.infer import Encoder
 from unimir.recipes import recipe
 from unimir.train.batches import task_schedule
 from unimir.train.driver import Places, train
+from unimir.train.hardware import Wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def steps_by_task(stages: tuple[Stage, ...]) -> dict[str, int]:
 def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[str, dict[str, float]]:
     """Trains the config and gives each of its measures per language."""
     with job.cluster():
-        trained = train(config, prepared, Places(out=out), workers=workers)
+        trained = train(config, prepared, Places(out=out), Wanted(workers=workers))
     kept = out / "found" / f"{trained.bundle.name}.json"
     if not kept.exists():
         found = evaluate(

@@ -58,6 +58,7 @@ from unimir.schema import IMAGES, PREPARED, LabelSet
 from unimir.train.driver import Places, train
 from unimir.train.engine import Engine
 from unimir.train.feed import Sources, StageFeed
+from unimir.train.hardware import Wanted
 from unimir.train.losses import Objective
 from unimir.train.process import set_up_process
 from unimir.train.shares import Batch
@@ -112,7 +113,7 @@ def write_prepared(directory: Path, pairs: Pairs, tokenizer_json: Path, data: Pa
     _write(directory / "image_text/train/0.parquet", rows, PREPARED["image_text"])
     photos = list(islice(photos_of(data), pictures))
     photos = [photos[n % len(photos)] for n in range(pictures)]
-    _write(directory / "images/0.parquet", {"image_id": ids, "source": ["photos"] * pictures, "image": photos}, IMAGES)
+    _write(directory / "images/0.arrow", {"image_id": ids, "source": ["photos"] * pictures, "image": photos}, IMAGES)
     artifacts.finish(directory, kind="prepared", id="bench", parents={})
     return directory
 
@@ -129,7 +130,12 @@ def photos_of(data: Path) -> Iterator[bytes]:
 
 def _write(path: Path, columns: dict[str, Any], schema: pa.Schema) -> None:
     path.parent.mkdir(parents=True)
-    pq.write_table(pa.table(columns, schema=schema), path)
+    table = pa.table(columns, schema=schema)
+    if path.suffix == ".arrow":
+        with pa.ipc.new_file(str(path), schema) as out:
+            out.write_table(table)
+    else:
+        pq.write_table(table, path)
 
 
 def config_of(task: Task, steps: int, *, image_size: int = 64) -> Config:
@@ -345,7 +351,7 @@ def ray_arm(config: Config, prepared: Path, out: Path) -> Arm:
         place = out / str(next(runs))
         ray.init(address="local", num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False)
         try:
-            train(config, prepared, Places(out=place), workers=1)
+            train(config, prepared, Places(out=place), Wanted(workers=1))
         finally:
             ray.shutdown()
         told = EventAccumulator(str(next((place / "logs").iterdir()))).Reload()

@@ -48,7 +48,8 @@ def test_sample_is_a_whole_artifact(sample: Path) -> None:
         for split in ("train", "evaluation"):
             for part in (sample / kind / split).glob("*.parquet"):
                 assert pq.read_schema(part).equals(PREPARED[kind])
-    assert all(pq.read_schema(part).equals(IMAGES) for part in (sample / "images").glob("*.parquet"))
+    pictures = list((sample / "images").iterdir())
+    assert pictures and all(pa.ipc.open_file(str(part)).schema.equals(IMAGES) for part in pictures)
     assert not (sample / "candidates").exists()
     labels = json.loads((sample / "labels.json").read_text())
     assert list(labels) == ["search"] and "content" in labels["search"]["slots"]
@@ -89,11 +90,11 @@ def test_another_place_gives_the_same_id(sample: Path, tmp_path: Path) -> None:
 def test_an_unfinished_run_is_done_again(sample: Path) -> None:
     identity = artifacts.read_manifest(sample, "prepared")["id"]
     (sample / artifacts.MANIFEST).unlink()
-    (sample / "images" / "part-99999.parquet").write_bytes(b"half")
+    (sample / "images" / "part-99999.arrow").write_bytes(b"half")
     out = sample.parent.parent
     assert prepare(corpora_of(SAMPLE, out), SAMPLE, out) == sample
     assert artifacts.read_manifest(sample, "prepared")["id"] == identity
-    assert not (sample / "images" / "part-99999.parquet").exists()
+    assert not (sample / "images" / "part-99999.arrow").exists()
 
 
 def test_errors_of_tasks_are_one_line(

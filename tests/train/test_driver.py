@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.config import Config, EngineConfig
-from unimir.train.driver import Places, select_stages, train, workers_and_threads
+from unimir.plain import override
+from unimir.train.driver import Places, check, identity, select_stages, train
+from unimir.train.hardware import Hardware, Wanted
 from unimir.train.worker import ANCHOR, WEIGHTS, build_objective
 
 MODEL = "model.safetensors"
@@ -51,7 +53,7 @@ def test_what_later_stages_are_held_to_is_what_the_first_one_has_learned(tiny_ru
 def test_a_finished_run_is_returned_as_it_is(tiny_run: Path, tiny_prepared: Path, tiny_config: Config) -> None:
     (bundle,) = (tiny_run / "bundles").iterdir()
     before = (bundle / "manifest.json").stat().st_mtime_ns
-    again = train(tiny_config, tiny_prepared, Places(out=tiny_run), workers=2)
+    again = train(tiny_config, tiny_prepared, Places(out=tiny_run), Wanted(workers=2))
     assert again.bundle == bundle
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
 
@@ -60,7 +62,7 @@ def test_one_worker_sees_what_two_see_and_moves_only_what_has_a_rate(
     tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     config = select_stages(tiny_config, ["text"])
-    trained = train(config, tiny_prepared, Places(out=tmp_path), workers=1)
+    trained = train(config, tiny_prepared, Places(out=tmp_path), Wanted(workers=1))
     before, after = build_objective(config, tiny_prepared).model.state_dict(), load_file(trained.bundle / MODEL)
     for name, value in before.items():
         moves = name.startswith("text.") and value.is_floating_point()
@@ -76,7 +78,7 @@ def test_zero_3_at_two_workers_sees_and_learns_the_same(
     tiny_run: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(select_stages(tiny_config, ["text"]), engine=EngineConfig(zero=3))
-    train(config, tiny_prepared, Places(out=tmp_path), workers=2)
+    train(config, tiny_prepared, Places(out=tmp_path), Wanted(workers=2))
     for plain, cut in zip(losses(tiny_run, "text"), losses(tmp_path, "text"), strict=True):
         assert (cut["task"], cut["seen"]) == (plain["task"], plain["seen"])
         assert cut["loss"] == pytest.approx(plain["loss"], rel=1e-4)
@@ -84,27 +86,12 @@ def test_zero_3_at_two_workers_sees_and_learns_the_same(
 
 def test_an_unknown_tracker_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracker 'wandbb'; trackers are wandb, mlflow, beside TensorBoard"):
-        train(tiny_config, tiny_prepared, Places(out=tmp_path, trackers=("wandbb",)), workers=1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "cpus", "gpus", "expected"),
-    [(None, 2, 0, (2, 1)), (None, 1, 0, (1, 1)), (None, 16, 1, (1, 16)), (None, 16, 8, (8, 2)), (3, 16, 8, (3, 5))],
-)
-def test_workers_follow_the_gpus_unless_asked_for(
-    asked: int | None, cpus: int, gpus: int, expected: tuple[int, int]
-) -> None:
-    assert workers_and_threads(asked, cpus, gpus) == expected
-
-
-def test_more_workers_than_gpus_is_a_clear_error() -> None:
-    with pytest.raises(ValueError, match="--workers 2; this cluster has 1 GPUs"):
-        workers_and_threads(2, 16, 1)
+        train(tiny_config, tiny_prepared, Places(out=tmp_path, trackers=("wandbb",)), Wanted(workers=1))
 
 
 def test_too_many_workers_is_a_clear_error(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--workers 9; this cluster has 2 CPUs"):
-        train(tiny_config, tiny_prepared, Places(out=tmp_path), workers=9)
+        train(tiny_config, tiny_prepared, Places(out=tmp_path), Wanted(workers=9))
 
 
 def test_unknown_stage_is_a_clear_error(tiny_config: Config) -> None:
@@ -117,4 +104,54 @@ def test_negatives_of_another_corpus_are_refused_before_anything_starts(
 ) -> None:
     config = dataclasses.replace(tiny_config, negatives=str(tmp_path))
     with pytest.raises(ValueError, match="not a negatives artifact"):
-        train(config, tiny_prepared, Places(out=tmp_path), workers=2)
+        train(config, tiny_prepared, Places(out=tmp_path), Wanted(workers=2))
+
+
+def test_what_changes_no_model_changes_no_run_and_what_does_is_another(tiny_config: Config, tmp_path: Path) -> None:
+    def changed(*settings: str) -> str:
+        return identity(override(tiny_config, settings), "corpus")
+
+    own = identity(tiny_config, "corpus")
+    for setting in ("restarts.failures=9", "restarts.every_steps=7", "engine.zero=2", "evaluation=[]"):
+        assert changed(setting) == own, setting
+    for setting in ("seed=1", "engine.grad_clip=2", "stages.text.steps=21", "engine={zero: 1, precision: bf16}"):
+        assert changed(setting) != own, setting
+    assert identity(tiny_config, "another") != own
+    backbone = tmp_path / "backbone"
+    backbone.mkdir()
+    settings = (f"model.text.backbone={backbone}", f"tokenizer.path={backbone}")
+    (backbone / "model.safetensors").write_bytes(b"one")
+    before = changed(*settings)
+    (backbone / "model.safetensors").write_bytes(b"two")
+    assert changed(*settings) != before  # the same path, another model
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["engine={zero: 1, precision: bf16}"], "engine.precision bf16, but no GPUs"),
+        (["model.image={name: vit_tiny_patch16_224, size: 32}"], "'vit_tiny_patch16_224' takes no 32 pixels"),
+        (["stages.joint.tasks.captions.sources=[flickr]"], "task captions: .* has no image_text rows of flickr"),
+    ],
+)
+def test_what_a_later_stage_could_not_do_is_said_before_the_first(
+    settings: list[str], message: str, tiny_config: Config, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(override(tiny_config, settings), tiny_prepared, Places(out=tmp_path), Wanted(workers=1))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_batch_normalisation_in_bf16_is_refused(tiny_config: Config, tiny_prepared: Path) -> None:
+    config = override(tiny_config, ["engine={zero: 1, precision: bf16}", "model.image={name: resnet10t, size: 32}"])
+    with pytest.raises(ValueError, match="'resnet10t' has BatchNorm.*, whose running statistics stay in fp32"):
+        check(config, tiny_prepared, Hardware(workers=1, cpus=1, gpus=1))
+
+
+def test_machines_that_never_start_are_not_waited_for_without_end(
+    tiny_config: Config, tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    monkeypatch.setattr("unimir.train.driver.STARTS_WAITED_FOR", 1)
+    with pytest.raises(ValueError, match="no place for 3 workers of 1 CPUs and 0 GPUs each"):
+        train(tiny_config, tiny_prepared, Places(out=tmp_path), Wanted(workers=3, cpus=1))

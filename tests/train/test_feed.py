@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from unimir.artifacts import read_manifest
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage, Task
+from unimir.data.prepared import read_kind
+from unimir.train.driver import check_stages
 from unimir.train.feed import Sources, StageFeed, TaskFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, write_negatives
+from unimir.train.log import rises
 from unimir.train.shares import Batch
 from unimir.train.worker import build_objective, deciding
 
@@ -152,9 +156,47 @@ def test_a_worker_without_pictures_encodes_one_that_nobody_looks_at(tiny_config:
 
 
 def test_more_workers_than_rows_of_a_batch_are_refused(tiny_config: Config, tiny_prepared: Path) -> None:
-    feed = StageFeed(tiny_config.stages[0], sources(tiny_config, tiny_prepared))
+    check_stages(tiny_config, tiny_prepared, 32)
     with pytest.raises(ValueError, match="task parallel: 32 rows a batch; 33 workers need one each"):
-        next(feed.batches(0, 33))
+        check_stages(tiny_config, tiny_prepared, 33)
+
+
+def test_what_the_last_stage_lacks_is_said_before_the_first_begins(
+    tiny_config: Config, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    first, *_, last = tiny_config.stages
+    tasks = (*last.tasks, dataclasses.replace(last.tasks[0], name="photos", sources=("flickr",)))
+    config = dataclasses.replace(tiny_config, stages=(first, dataclasses.replace(last, tasks=tasks)))
+    with pytest.raises(ValueError, match="task photos: .* has no image_text rows of flickr in split train"):
+        check_stages(config, tiny_prepared, 1)
+    unmasked = shutil.copytree(tiny_prepared, tmp_path / "unmasked")
+    tokenizer = (unmasked / "tokenizer.json").read_text()
+    (unmasked / "tokenizer.json").write_text(tokenizer.replace("<mask>", "<hole>"))
+    config = dataclasses.replace(tiny_config, stages=(first, with_hidden_tokens(last, 0.5)))
+    with pytest.raises(ValueError, match="task captions: hide 0.5; the tokenizer has no mask token"):
+        check_stages(config, unmasked, 1)
+
+
+def test_columns_that_grow_beyond_2_gib_have_large_types_and_others_are_not_read(tiny_prepared: Path) -> None:
+    table = read_kind(tiny_prepared, "text_text", "train", ["text", "doc_ids", "image_id"])
+    assert table.schema.types == [pa.large_string(), pa.large_list(pa.int32())] and len(table)
+
+
+def test_pixels_are_the_same_whatever_the_number_of_threads(tiny_config: Config, tiny_prepared: Path) -> None:
+    cropped = dataclasses.replace(tiny_config.model, image=dataclasses.replace(tiny_config.model.image, min_crop=0.3))
+    config = dataclasses.replace(tiny_config, model=cropped)
+    rows, found, threads = np.array([5, 0, 7, 2, 11]), [], torch.get_num_threads()
+    for number in (1, 2, 8):
+        torch.set_num_threads(number)
+        pictures = sources(config, tiny_prepared).pictures()
+        found.append(torch.cat([pictures.pixels(rows, (0, "text")), pictures.pixels(rows[:2], None)]))
+    torch.set_num_threads(threads)
+    assert found[0].shape[0] == 7 and not torch.equal(found[0][:2], found[0][5:])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_only_losses_measured_both_times_can_have_risen() -> None:
+    assert rises({"pairs": 1.0, "few_rows": 2.0}, {"pairs": 1.25}) == {"pairs": 0.25}
 
 
 def test_losses_that_mean_nothing_for_groups_held_out_are_not_measured(

@@ -29,12 +29,13 @@ from unimir.config import (
 from unimir.data.corpora import load_corpora
 from unimir.data.passes import Actors
 from unimir.data.prepare import prepare
+from unimir.data.prepared import read_kind
 from unimir.evaluate import evaluate
 from unimir.infer import Encoder
 from unimir.mine import Mining, mine
-from unimir.train.batches import read_kind
 from unimir.train.driver import Places, Trained, train
 from unimir.train.feed import Sources, TaskFeed
+from unimir.train.hardware import Wanted
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Objective
 
@@ -146,7 +147,7 @@ def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(PRETRAINED, prepared, Places(out=tmp_path_factory.mktemp("pretrained")), workers=2)
+    return train(PRETRAINED, prepared, Places(out=tmp_path_factory.mktemp("pretrained")), Wanted(workers=2))
 
 
 def test_three_stages_from_a_pretrained_backbone_beat_the_same_from_scratch(
@@ -156,7 +157,7 @@ def test_three_stages_from_a_pretrained_backbone_beat_the_same_from_scratch(
     arch = {key: arch[key] for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     arch |= {"intermediate_size": 4 * arch["hidden_size"]}
     scratch = config_of(TextConfig(arch=arch, max_tokens=32, token_budget=512))
-    other = train(scratch, prepared, Places(out=tmp_path), workers=2)
+    other = train(scratch, prepared, Places(out=tmp_path), Wanted(workers=2))
     found = [
         evaluate(Encoder.from_bundle(one.bundle), prepared, config)["pages.r@10.en"]
         for one, config in ((trained, PRETRAINED), (other, scratch))

@@ -21,6 +21,7 @@ from unimir.plain import to_dict
 from unimir.train.batches import digest
 from unimir.train.driver import Places, train
 from unimir.train.feed import Sources, StageFeed
+from unimir.train.hardware import Wanted
 from unimir.train.process import ENVIRONMENT
 from unimir.train.worker import build_objective
 
@@ -32,10 +33,11 @@ import ray
 from unimir.config import Config
 from unimir.plain import from_dict
 from unimir.train.driver import Places, train
+from unimir.train.hardware import Wanted
 
 ray.init(address="local", num_cpus=3, include_dashboard=False)
 config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
-train(config, Path(sys.argv[2]), Places(out=Path(sys.argv[3]), storage=sys.argv[5]), workers=int(sys.argv[4]))
+train(config, Path(sys.argv[2]), Places(out=Path(sys.argv[3]), storage=sys.argv[5]), Wanted(workers=int(sys.argv[4])))
 """
 FIRST_KILL, SECOND_KILL = 60, 105
 """Steps of the second stage after which processes are killed: two checkpoints lie within it by the first."""
@@ -60,7 +62,7 @@ def config(tiny_config: Config) -> Config:
 @pytest.fixture(scope="module")
 def undisturbed(config: Config, tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    return train(config, tiny_prepared, Places(out=out), workers=2).bundle
+    return train(config, tiny_prepared, Places(out=out), Wanted(workers=2)).bundle
 
 
 def log_of(out: Path, stage: str) -> list[dict[str, float]]:

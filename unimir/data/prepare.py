@@ -26,7 +26,7 @@ from unimir.data.text import TextTokenizer, tokenizer_file, train_tokenizer
 from unimir.plain import to_dict
 from unimir.schema import SPLITS
 
-_FORMAT = 2  # raise when the same inputs would give another directory
+_FORMAT = 3  # raise when the same inputs would give another directory
 _SAMPLED_UNITS = 32  # of each source, for the tokenizer
 _PART_UNITS = 4  # units whose rows share one final file
 
@@ -61,7 +61,7 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
     shutil.rmtree(directory / "candidates")
     counts = _counts(corpora, units, found, parts)
     _write_statistics(directory, parts)
-    kept = [path for path in directory.rglob("*.parquet") if path.parent.name != "rejected"]
+    kept = [path for path in directory.glob("*/**/part-*") if path.parent.name != "rejected"]
     named = [path for path in (directory / "tokenizer.json", directory / "labels.json") if path.exists()]
     artifacts.finish(
         directory,

@@ -155,7 +155,8 @@ class Shards:
                 kept.setdefault(f"{table.kind}/{split}", []).append(chosen)
         for folder, tables in kept.items():
             rows = pa.concat_tables(tables)
-            _write(rows, Path(self.directory) / folder / f"part-{number:05d}.parquet")
+            form = "arrow" if folder == "images" else "parquet"
+            _write(rows, Path(self.directory) / folder / f"part-{number:05d}.{form}")
             named = folder.partition("/")[2]
             for count in rows.group_by("source").aggregate([([], "count_all")]).to_pylist():
                 name = f"images/{count['source']}" if folder == "images" else count["source"]
@@ -217,6 +218,10 @@ def _write(rows: pa.Table, path: Path) -> None:
     if not rows.num_rows:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".arrow":
+        with pa.ipc.new_file(str(path), rows.schema) as out:
+            out.write_table(rows, max_chunksize=10_000)
+        return
     words = [name for name in _WORDS if name in rows.column_names]
     pq.write_table(rows, path, compression="zstd", compression_level=1, use_dictionary=words, row_group_size=20_000)
 

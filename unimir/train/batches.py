@@ -13,21 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimir.config import Stage, Task
-from unimir.schema import IMAGES, PREPARED, Kind, Split
+from unimir.data.prepared import read_kind
+from unimir.schema import Split
 
 WINDOW = 32
 """Batches whose examples are sorted by length together: enough for like lengths, few enough to stay well mixed."""
-
-
-def read_kind(prepared: Path, kind: Kind, split: Split) -> pa.Table:
-    """All rows of one kind and split, in the order of their files; there may be none."""
-    files = sorted((prepared / kind / split).glob("*.parquet"))
-    tables = [pq.read_table(path, schema=PREPARED[kind]) for path in files]
-    return pa.concat_tables(tables) if tables else PREPARED[kind].empty_table()
 
 
 def of_sources(table: pa.Table, task: Task) -> NDArray[np.int64]:
@@ -37,20 +30,14 @@ def of_sources(table: pa.Table, task: Task) -> NDArray[np.int64]:
     return np.flatnonzero(pc.is_in(table["source"], pa.array(task.sources)).to_numpy())
 
 
-def read_examples(prepared: Path, task: Task, split: Split) -> pa.Table:
+def read_examples(prepared: Path, task: Task, split: Split, columns: Sequence[str]) -> pa.Table:
     """The rows of one kind and split, of the task's sources. ValueError if there are none."""
-    table = read_kind(prepared, task.kind, split)
+    table = read_kind(prepared, task.kind, split, ["source", *columns])
     table = table.take(of_sources(table, task))
     if not len(table):
         wanted = ", ".join(task.sources) or "any source"
         raise ValueError(f"task {task.name}: {prepared} has no {task.kind} rows of {wanted} in split {split}")
     return table.combine_chunks()
-
-
-def read_images(prepared: Path) -> pa.Table:
-    """All pictures, encoded, by image_id."""
-    files = sorted((prepared / "images").glob("*.parquet"))
-    return pa.concat_tables([pq.read_table(path, schema=IMAGES) for path in files] or [IMAGES.empty_table()])
 
 
 def task_schedule(stage: Stage) -> list[int]:

@@ -1,6 +1,6 @@
 """Starts the training job and turns its last checkpoint into a bundle.
 
-Knows the number of workers, storage and retries; never sees a batch.
+Knows storage, retries and what must be right before anything starts; never sees a batch.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+import torch
+from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
 from unimir.config import Config, check_trackers
+from unimir.data.text import TextTokenizer
 from unimir.plain import to_dict
+from unimir.train.batches import read_examples
+from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
 from unimir.train.process import ENVIRONMENT
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
+
+STARTS_WAITED_FOR = 30
+"""How often Ray Train waits, a minute each time, for machines that are still to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +71,22 @@ class Places:
         return self.storage if "://" in self.storage else str(Path(self.storage).resolve())
 
 
-def train(config: Config, prepared: Path, places: Places, *, workers: int | None = None) -> Trained:
+def train(config: Config, prepared: Path, places: Places, wanted: Wanted = ANY) -> Trained:
     """Trains all stages of the config on a prepared corpus and writes `out/bundles/<run>`.
 
     A finished run of the same config on the same corpus is returned as it is; an interrupted one goes on from its last
-    checkpoint, at any number of workers: by default one for each GPU of the cluster, or without GPUs two. Ray must be
-    initialised. ValueError if the cluster is too small.
+    checkpoint, at any number of workers. Ray must be initialised. ValueError if the cluster is too small, or for what
+    is wrong in any stage, before the first one begins.
     """
     check_trackers(places.trackers)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
-    values = to_dict(config)
-    run = f"{config.recipe}-{artifacts.content_id(artifacts.canonical_json(values), prepared_id)}"
+    run = f"{config.recipe}-{identity(config, prepared_id)}"
     bundle = places.out / "bundles" / run
     if not artifacts.exists(bundle):
-        cpus, gpus = _resources()
-        workers, threads = workers_and_threads(workers, cpus, gpus)
-        if config.negatives:
-            Negatives(Path(config.negatives), prepared)
-        teacher = teacher_vectors(config, prepared, places.out, workers=workers, gpus=min(1, gpus))
-        with _fit(config, prepared.resolve(), places, run, workers, threads, teacher).as_directory() as found:
+        hardware = shared_out(_nodes(), wanted)
+        check(config, prepared, hardware)
+        teacher = teacher_vectors(config, prepared, places.out, workers=hardware.workers, gpus=hardware.gpus)
+        with _fit(config, prepared.resolve(), places, run, hardware, teacher).as_directory() as found:
             weights = load_file(Path(found) / WEIGHTS)
             stages = json.loads((Path(found) / PROGRESS).read_text(encoding="utf-8"))["reports"]
         taught = Taught(TeacherVectors(teacher).dim, "cosine") if teacher else None
@@ -94,38 +99,74 @@ def train(config: Config, prepared: Path, places: Places, *, workers: int | None
             tokenizer_file=prepared / "tokenizer.json",
             label_sets=read_label_sets(prepared / "labels.json"),
             parents={"prepared": prepared_id},
-            config=values,
+            config=to_dict(config),
             stages=stages,
         )
     manifest = artifacts.read_manifest(bundle, "bundle")
     return Trained(bundle=bundle, bundle_id=manifest["id"], stages=manifest["stages"])
 
 
-def _resources() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster."""
-    found = ray.cluster_resources()
-    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
+def identity(config: Config, prepared_id: str) -> str:
+    """What a run is known by: all that changes its model, and nothing of how often it is saved, cut up or judged."""
+    values = to_dict(config)
+    for part in ("restarts", "evaluation", "eval_split"):
+        del values[part]
+    for name in ("zero", "compile", "activation_checkpointing"):
+        del values["engine"][name]
+    named = [config.model.text.backbone, config.model.image.checkpoint, config.negatives]
+    named.append(config.teacher.backbone if config.teacher else None)
+    # A path may hold something else tomorrow.
+    files = [artifacts.path_id(name) if name else None for name in named]
+    return artifacts.content_id(artifacts.canonical_json([values, files]), prepared_id)
 
 
-def workers_and_threads(workers: int | None, cpus: int, gpus: int) -> tuple[int, int]:
-    """Workers on a cluster of so many CPUs and GPUs, and CPUs of each, on nodes that are alike.
+def check(config: Config, prepared: Path, hardware: Hardware) -> None:
+    """ValueError for whatever a worker could not do, in the first stage or in the last."""
+    if config.negatives:
+        Negatives(Path(config.negatives), prepared)
+    if config.engine.precision == "bf16" and not hardware.gpus:
+        raise ValueError(
+            "engine.precision bf16, but no GPUs; CPUs are a hundred times slower with it than with fp32 "
+            "(where machines start when asked for: --gpus 1 --cpus N)"
+        )
+    check_stages(config, prepared, hardware.workers)
+    objective = build_objective(config, prepared)
+    side = config.model.image.size
+    kept = [type(one).__name__ for one in objective.modules() if getattr(one, "running_var", None) is not None]
+    if config.engine.precision == "bf16" and kept:
+        raise ValueError(
+            f"image backbone {config.model.image.name!r} has {kept[0]}, whose running statistics stay in fp32; "
+            "engine.precision fp32, or a backbone that normalises by layer"
+        )
+    try:
+        objective.model.eval().image(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    except Exception as error:  # whatever a backbone says of a size that is not its own
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"image backbone {config.model.image.name!r} takes no {side} pixels ({reason})") from error
 
-    Unless asked for: one for each GPU, or without GPUs two. ValueError if there are too few for so many workers.
-    """
-    if workers is None:
-        workers = gpus or min(2, cpus)
-    if not 0 < workers <= cpus:
-        raise ValueError(f"--workers {workers}; this cluster has {cpus} CPUs, and each worker needs one")
-    if 0 < gpus < workers:
-        raise ValueError(f"--workers {workers}; this cluster has {gpus} GPUs, and each worker needs one")
-    return workers, cpus // workers
+
+def check_stages(config: Config, prepared: Path, workers: int) -> None:
+    """ValueError for a task that could not begin when its stage does: too few rows, or nothing to hide tokens with."""
+    tokenizer = TextTokenizer.from_file(prepared / "tokenizer.json", config.model.text.max_tokens)
+    for task in (task for stage in config.stages for task in stage.tasks):
+        if task.hide and tokenizer.mask_id is None:
+            raise ValueError(f"task {task.name}: hide {task.hide}; the tokenizer has no mask token to hide with")
+        size = min(task.batch_size, len(read_examples(prepared, task, "train", [])))
+        if size < workers:
+            raise ValueError(f"task {task.name}: {size} rows a batch; {workers} workers need one each")
+
+
+def _nodes() -> list[Node]:
+    """CPUs and GPUs of the cluster's machines."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
 
 
 def _fit(
-    config: Config, prepared: Path, places: Places, run: str, workers: int, threads: int, teacher: Path | None
+    config: Config, prepared: Path, places: Places, run: str, hardware: Hardware, teacher: Path | None
 ) -> ray.train.Checkpoint:
     """Runs the Ray Train job and returns its last checkpoint."""
-    gpu = _resources()[1] > 0
+    gpu = hardware.gpus > 0
     trainer = TorchTrainer(
         train_stages,
         train_loop_config={
@@ -136,15 +177,19 @@ def _fit(
             "teacher": None if teacher is None else str(teacher.resolve()),
             "negatives": None if config.negatives is None else str(Path(config.negatives).resolve()),
             "trackers": list(places.trackers),
-            "threads": threads,
+            "threads": hardware.cpus,
         },
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": threads}),
+        scaling_config=ScalingConfig(
+            num_workers=hardware.workers, use_gpu=gpu, resources_per_worker={"CPU": hardware.cpus}
+        ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
             name=run,
             storage_path=places.runs,
             worker_runtime_env={"env_vars": ENVIRONMENT},
-            failure_config=FailureConfig(max_failures=config.restarts.failures),
+            failure_config=FailureConfig(
+                max_failures=config.restarts.failures, controller_failure_limit=STARTS_WAITED_FOR
+            ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.restarts.keep,
                 checkpoint_score_attribute="deciding",
@@ -152,7 +197,13 @@ def _fit(
             ),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ControllerError as error:
+        if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise
+        each = f"{hardware.cpus} CPUs and {hardware.gpus} GPUs"
+        raise ValueError(f"the cluster has found no place for {hardware.workers} workers of {each} each") from error
     if result.checkpoint is None:
         raise RuntimeError(f"run {run} ended without a checkpoint; see {places.runs}")
     return result.checkpoint

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from unimir.config import Config, Stage, Task
 from unimir.data.image import Preprocess
+from unimir.data.prepared import read_images, read_kind
 from unimir.data.text import TextTokenizer
 from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet, Split
@@ -27,8 +28,6 @@ from unimir.train.batches import (
     Partners,
     of_sources,
     read_examples,
-    read_images,
-    read_kind,
     rng_of,
     share,
     task_batches,
@@ -44,6 +43,8 @@ HELD_OUT = 2
 """Batches of every task by which a checkpoint is judged."""
 KEPT_BYTES = 2 * 2**30
 """Vectors of a frozen image tower's pictures, on every worker; with more it encodes them anew each time."""
+_USED = ("group", "lang", "text", "ids", "image_id", "doc_ids", "label_set", "intent", "token_slots")
+"""Columns that make batches; what a document says is not among them, only its tokens."""
 MAX_PROXIES = 500_000
 """Groups with a learned vector each; every step computes a logit for every one of them."""
 
@@ -78,9 +79,7 @@ class TaskFeed:
 
     def __init__(self, task: Task, stage: Stage, sources: Sources, *, split: Split = "train") -> None:
         """ValueError if the corpus has nothing for the task."""
-        if task.hide and sources.mask_id is None:
-            raise ValueError(f"task {task.name}: hide {task.hide}; the tokenizer has no mask token to hide with")
-        table = read_examples(sources.prepared, task, split)
+        table = read_examples(sources.prepared, task, split, _USED)
         self.mask_id = sources.mask_id
         self.task = task
         self.seed: tuple[int | str, ...] = (sources.config.seed, stage.name, task.name)
@@ -102,7 +101,7 @@ class TaskFeed:
         self.images: Pictures | None = None
         if "image_id" in table.column_names and _contrasts(task):
             self.images = sources.pictures()
-            found = pc.index_in(table["image_id"], self.images.ids.combine_chunks()).fill_null(-1)
+            found = pc.index_in(table["image_id"], self.images.ids).fill_null(-1)
             self.picture_rows = found.to_numpy().astype(np.int64)  # of every example; -1 where it has none
         self.frozen = stage.rates.get("image", 0.0) == 0
         self.sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
@@ -196,7 +195,7 @@ class _Hard:
     """Mined documents of one task's queries."""
 
     def __init__(self, sources: Sources, task: Task, split: Split) -> None:
-        table = read_kind(sources.prepared, task.kind, split)
+        table = read_kind(sources.prepared, task.kind, split, ["source", "group", "doc_ids"])
         self._count = task.hard_negatives
         self._documents = Ragged(table["doc_ids"].combine_chunks())
         self._groups = table["group"].combine_chunks().to_numpy().view(np.int64)
@@ -235,9 +234,6 @@ class StageFeed:
     def batches(self, rank: int, workers: int, *, start: int = 0) -> Iterator[tuple[Task, Batch]]:
         """From step `start` on, this worker's share of every step's batch."""
         pin = torch.cuda.is_available()
-        for feed in self.tasks:
-            if (size := feed.order.size) < workers:
-                raise ValueError(f"task {feed.task.name}: {size} rows a batch; {workers} workers need one each")
 
         def build(task: int, number: int) -> Batch:
             batch = self.tasks[task].batch(number, rank, workers)
@@ -259,7 +255,7 @@ def held_out(stage: Stage, sources: Sources, rank: int, workers: int) -> Iterato
     """
     for task in stage.tasks:
         losses = {name: weight for name, weight in task.losses.items() if weight and name not in ("proxy", "anchor")}
-        rows = read_kind(sources.prepared, task.kind, "validation")
+        rows = read_kind(sources.prepared, task.kind, "validation", ["source"])
         size = min(task.batch_size, len(of_sources(rows, task)))
         if not losses or size < max(2, workers):
             continue
@@ -277,7 +273,7 @@ def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:
     tasks = [task for stage in config.stages for task in stage.tasks if task.losses.get("proxy")]
     if not tasks:
         return None
-    groups = [read_examples(prepared, task, "train")["group"].combine_chunks().to_numpy() for task in tasks]
+    groups = [read_examples(prepared, task, "train", ["group"])["group"].combine_chunks().to_numpy() for task in tasks]
     found = np.unique(np.concatenate(groups).view(np.int64))
     if len(found) > MAX_PROXIES:
         names = ", ".join(task.name for task in tasks)

@@ -65,7 +65,8 @@ class TeacherVectors:
 
     def __init__(self, directory: Path) -> None:
         artifacts.read_manifest(directory, "teacher")
-        self._texts = pq.read_table(directory / "texts.parquet")["text"].combine_chunks()
+        texts = pq.read_table(directory / "texts.parquet")["text"]
+        self._texts = texts.cast(pa.large_string()).combine_chunks()
         self._vectors: NDArray[np.float32] = np.load(directory / "vectors.npy", mmap_mode="r")
         self.dim = int(self._vectors.shape[1])
 

@@ -107,6 +107,11 @@ class Log:
         return {"loss_first": round(sum(first) / max(1, len(first)), 4), "loss_last": round(self.recent(), 4)}
 
 
+def rises(then: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """How much higher each loss is now, of tasks measured both times: with more workers some have too few rows."""
+    return {task: round(now[task] - loss, 6) for task, loss in then.items() if task in now}
+
+
 def open_trackers(names: Sequence[str], run: str, directory: Path, config: Mapping[str, Any]) -> list[Tracker]:
     """The trackers of these names, which `check_trackers` has let through."""
     return [_TRACKERS[name](run, directory, config) for name in names]

@@ -6,6 +6,7 @@ Knows neither batches nor the plan behind row numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -28,24 +29,35 @@ class Pictures:
     """Pixels of pictures by row of the image table."""
 
     def __init__(self, images: pa.Table, preprocess: Preprocess, *, min_crop: float, config: Config) -> None:
-        self.ids = images["image_id"]
+        self.ids = images["image_id"].cast(pa.large_string()).combine_chunks()
         self._encoded = images["image"]
         self._preprocess = preprocess
         self._min_crop = min_crop
         self._limits = config.prepare
         self._decoded: dict[int, Image.Image] = {}
         self._room = PIXEL_CACHE_BYTES
+        self._threads = torch.get_num_threads()  # Pillow decodes and resizes without the interpreter's lock
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pictures")
 
     def pixels(self, rows: NDArray[np.int64], seed: tuple[int | str, ...] | None) -> torch.Tensor:
         """uint8 [len(rows), size, size, 3], randomly cropped (by seed and row alone) if recipe and caller say so."""
-        return torch.from_numpy(np.stack([self._one(int(row), seed) for row in rows]))
+        pixels = np.empty((len(rows), self._preprocess.size, self._preprocess.size, 3), np.uint8)
+
+        def make(places: NDArray[np.int64]) -> None:
+            for place in places.tolist():
+                pixels[place] = self._one(int(rows[place]), seed)
+
+        parts = np.array_split(np.arange(len(rows)), self._threads)
+        for done in [self._pool.submit(make, part) for part in parts if len(part)]:
+            done.result()
+        return torch.from_numpy(pixels)
 
     def _one(self, row: int, seed: tuple[int | str, ...] | None) -> NDArray[np.uint8]:
         image = self._decoded.get(row)
         if image is None:
             image = decode_image(self._encoded[row].as_py(), self._limits)
             size = image.width * image.height * 3
-            if size <= self._room:
+            if size <= self._room:  # threads may take the last room together: a picture each too many
                 self._decoded[row] = image
                 self._room -= size
         if seed is None or self._min_crop >= 1.0:
@@ -56,7 +68,7 @@ class Pictures:
 class Ragged:
     """A list column laid end to end, from which rows are taken without Python lists."""
 
-    def __init__(self, column: pa.ListArray) -> None:
+    def __init__(self, column: pa.LargeListArray) -> None:
         self.values: NDArray[np.int32] = column.flatten().to_numpy(zero_copy_only=False)
         self.lengths: NDArray[np.int64] = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
         self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths

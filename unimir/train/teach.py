@@ -19,12 +19,13 @@ from torch.nn.functional import normalize
 from unimir import artifacts
 from unimir.config import Config, Teacher, TextConfig
 from unimir.data.passes import Actors, each
+from unimir.data.prepared import read_kind
 from unimir.data.text import TextTokenizer, tokenizer_file
 from unimir.model.text_encoder import TextEncoder
 from unimir.model.tokens import TokenBatch
 from unimir.plain import to_dict
 from unimir.schema import Split
-from unimir.train.batches import of_sources, read_kind
+from unimir.train.batches import of_sources
 
 UNIT_TEXTS = 2048
 _SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -41,20 +42,21 @@ def teacher_vectors(config: Config, prepared: Path, out: Path, *, workers: int, 
         return None
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     chosen = sorted({(task.kind, task.sources) for task in tasks})
-    key = artifacts.canonical_json([to_dict(teacher), [list(map(str, pair)) for pair in chosen]])
+    model = [to_dict(teacher), artifacts.path_id(teacher.backbone)]
+    key = artifacts.canonical_json([*model, [list(map(str, pair)) for pair in chosen]])
     directory = out / "teachers" / artifacts.content_id(key, prepared_id)
     if artifacts.exists(directory):
         return directory
     found: set[str] = set()
     for task in tasks:
         for split in _SPLITS:
-            table = read_kind(prepared, task.kind, split)
+            table = read_kind(prepared, task.kind, split, ["source", "text"])
             found.update(table["text"].take(pa.array(of_sources(table, task))).to_pylist())
     # By length, so that a unit's texts pad each other little.
     texts = sorted(found, key=lambda text: (len(text), text))
     units = [texts[start : start + UNIT_TEXTS] for start in range(0, len(texts), UNIT_TEXTS)]
     artifacts.start(directory)
-    pq.write_table(pa.table({"text": texts}), directory / "texts.parquet")
+    pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), directory / "texts.parquet")
     _write_vectors(directory / "vectors.npy", units, teacher, Actors(least=1, most=workers, num_gpus=gpus))
     artifacts.finish(
         directory,

@@ -31,7 +31,7 @@ from unimir.train.batches import digest, rng_of
 from unimir.train.engine import Engine
 from unimir.train.feed import Sources, StageFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, TeacherVectors
-from unimir.train.log import Log, Step, open_trackers
+from unimir.train.log import Log, Step, open_trackers, rises
 from unimir.train.losses import Objective, Taught
 from unimir.train.process import set_up_process
 from unimir.train.shares import Batch, most
@@ -201,12 +201,10 @@ class _Run:
 
     def _forgotten(self, engine: Engine) -> dict[str, float]:
         """By how much the held-out loss of every earlier stage's tasks has risen since that stage ended."""
-        risen = {}
+        risen: dict[str, float] = {}
         for stage, report in zip(self._config.stages, self._progress.reports, strict=False):
             now = self._held_out(engine, stage) if report["held_out"] else {}
-            for task, then in report["held_out"].items():
-                if task in now:  # with more workers than before, its rows may not be enough for each
-                    risen[f"{stage.name}.{task}"] = round(now[task] - then, 6)
+            risen |= {f"{stage.name}.{task}": rise for task, rise in rises(report["held_out"], now).items()}
         return risen
 
     def _log(self, stage: Stage, start: int) -> Log | None:
