@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from unimir.config import Config, Stage, Task
+from unimir.data.hashing import hash_strings
 from unimir.data.image import Preprocess
 from unimir.data.prepared import read_images, read_kind
 from unimir.data.text import TextTokenizer
@@ -43,8 +44,8 @@ HELD_OUT = 2
 """Batches of every task by which a checkpoint is judged."""
 KEPT_BYTES = 2 * 2**30
 """Vectors of a frozen image tower's pictures, on every worker; with more it encodes them anew each time."""
-_USED = ("group", "lang", "text", "ids", "image_id", "doc_ids", "label_set", "intent", "token_slots")
-"""Columns that make batches; what a document says is not among them, only its tokens."""
+_USED = ("group", "lang", "ids", "image_id", "doc_ids", "label_set", "intent", "token_slots")
+"""Columns that make batches: tokens of what is said, not the words."""
 MAX_PROXIES = 500_000
 """Groups with a learned vector each; every step computes a logit for every one of them."""
 
@@ -94,7 +95,10 @@ class TaskFeed:
             per_picture=task.per_picture,
         )
         self.groups = table["group"].combine_chunks().to_numpy().view(np.int64)
-        self.texts = _codes(table, "text")
+        # Texts can be most of a corpus: they are looked at part by part, and not kept.
+        rows = read_kind(sources.prepared, task.kind, split, ["source", "text"])
+        texts, kept = rows["text"], of_sources(rows, task)
+        self.texts = np.concatenate([hash_strings(part) for part in texts.chunks]).view(np.int64)[kept]
         self.partners = Partners.of(self.groups) if task.kind == "parallel" else None
         self.documents = Ragged(table["doc_ids"].combine_chunks()) if "doc_ids" in table.column_names else None
         self.labels = Labels(table, self.ids, sources.label_sets) if "intent" in table.column_names else None
@@ -107,7 +111,7 @@ class TaskFeed:
         self.sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
         self.hard = _Hard(sources, task, split) if task.hard_negatives else None
         wants_teacher = task.losses.get("distill") and sources.teacher is not None
-        self.taught = sources.teacher.rows_of(table["text"]) if wants_teacher and sources.teacher else None
+        self.taught = sources.teacher.rows_of(texts)[kept] if wants_teacher and sources.teacher else None
         self.teacher = sources.teacher
 
     def batch(self, number: int, rank: int, workers: int) -> Batch:
