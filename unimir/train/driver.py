@@ -139,7 +139,8 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
             "engine.precision fp32, or a backbone that normalises by layer"
         )
     try:
-        objective.model.eval().image(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        with torch.no_grad():
+            objective.model.eval().image(torch.zeros(1, side, side, 3, dtype=torch.uint8))
     except Exception as error:  # whatever a backbone says of a size that is not its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"image backbone {config.model.image.name!r} takes no {side} pixels ({reason})") from error
