@@ -66,7 +66,7 @@ def _recipe(name: str, *, text: str, image: str, dim: int, rate: float, engine: 
         model=ModelConfig(
             dim=dim,
             prefixes=(dim // 2, dim // 4),
-            text=TextConfig(backbone=text, max_tokens=128, token_budget=65_536),
+            text=TextConfig(backbone=text, pooling="mean", max_tokens=128, token_budget=65_536),
             image=ImageConfig(name=image, pretrained=True, size=size, min_crop=0.9),
         ),
         stages=_stages(rate),
