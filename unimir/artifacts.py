@@ -42,11 +42,14 @@ def files_id(root: Path, files: Iterable[Path]) -> str:
 
 
 def path_id(name: str) -> str | None:
-    """Content id of a local file, or of a directory's files; None if there is none, as of a model's public name."""
+    """Content id of a local file, or of a directory's files but hidden ones; None if there is neither."""
     path = Path(name)
     if not path.exists():
         return None
-    return files_id(path, [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()])
+    if path.is_file():
+        return files_id(path, [path])
+    shown = (file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return files_id(path, (file for file in shown if file.is_file()))
 
 
 def package_versions() -> dict[str, str]:

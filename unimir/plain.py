@@ -60,9 +60,10 @@ def override(config: T, settings: Sequence[str]) -> T:
             if isinstance(node, dict) and node.get(place) is None:
                 node[place] = {}
             node = node[place]
+        place = _place(node, last, key)
         try:
-            node[_place(node, last, key)] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            node[place] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:  # the latter of dates and numbers that are none
             raise ValueError(f"setting {setting!r}: not a YAML value ({' '.join(str(error).split())})") from error
     return from_dict(type(config), values)
 

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from tiny import ARCH, LABEL_SETS, build, texts
+from transformers import BertConfig, BertModel
 
 from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
@@ -165,6 +166,10 @@ def test_a_tokenizer_that_pads_otherwise_than_the_backbone_is_refused(tmp_path: 
     build().text.backbone.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pads with token 0, text backbone .* with 1; tokenizer.path must be"):
         TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=0, dim=8)
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=100, pad_token_id=0, **sizes)).save_pretrained(tmp_path / "bert")
+    # As Multilingual MiniLM, a BERT with XLM-R's tokenizer: where positions do not depend on it, any token may pad.
+    TextEncoder(TextConfig(backbone=str(tmp_path / "bert"), max_tokens=40), vocab_size=100, pad_id=1, dim=8)
 
 
 def test_pooling_is_the_backbones_own_by_name_as_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,11 +187,13 @@ def test_pixels_are_the_same_whatever_the_number_of_threads(tiny_config: Config,
     cropped = dataclasses.replace(tiny_config.model, image=dataclasses.replace(tiny_config.model.image, min_crop=0.3))
     config = dataclasses.replace(tiny_config, model=cropped)
     rows, found, threads = np.array([5, 0, 7, 2, 11]), [], torch.get_num_threads()
+    filters = list(warnings.filters)
     for number in (1, 2, 8):
         torch.set_num_threads(number)
         pictures = sources(config, tiny_prepared).pictures()
         found.append(torch.cat([pictures.pixels(rows, (0, "text")), pictures.pixels(rows[:2], None)]))
     torch.set_num_threads(threads)
+    assert list(warnings.filters) == filters  # those are of all threads
     assert found[0].shape[0] == 7 and not torch.equal(found[0][:2], found[0][5:])
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 

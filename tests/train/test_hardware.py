@@ -23,6 +23,8 @@ TWO, BIG, HEAD, GPU = (2, 0), (16, 0), (0, 0), (8, 1)
         ([HEAD, GPU, GPU, GPU], Wanted(), (3, 8, 1)),
         ([HEAD], Wanted(workers=3, cpus=8, gpus=1), (3, 8, 1)),  # the autoscaler starts them
         ([HEAD], Wanted(cpus=4), (1, 4, 0)),
+        ([TWO], Wanted(cpus=2), (1, 2, 0)),
+        ([(16, 8)], Wanted(cpus=4), (4, 4, 1)),
         ([HEAD, BIG], Wanted(workers=2, cpus=8, gpus=1), (2, 8, 1)),
     ],
 )

@@ -24,28 +24,36 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 def decode_image(data: bytes, limits: PrepareConfig, *, target: int | None = None) -> Image.Image:
     """An RGB image, upright and on white; ValueError with a short reason. `target`: a shorter side that suffices."""
-    if len(data) > limits.max_image_bytes:
-        raise ValueError("image over the byte limit")
     with warnings.catch_warnings():
         # Pillow warns about bombs and odd metadata; the size check below decides, nothing must leak into the caller.
         warnings.simplefilter("ignore")
-        image = _open(data)
-        width, height = image.size
-        if width * height > limits.max_image_pixels:
-            raise ValueError("image over the pixel limit")
-        if max(width, height) > limits.max_image_aspect * min(width, height):
-            raise ValueError("image aspect over the limit")
-        try:
-            if target is not None and image.format == "JPEG":
-                # The JPEG decoder shrinks by 2, 4 or 8 for free; twice the target leaves detail for the resize.
-                scale = 2 * target / min(width, height)
-                if scale < 1:
-                    image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _on_white(upright if upright is not None else image)
-        except Exception as error:  # broken files raise OSError, SyntaxError, struct.error, ...
-            raise ValueError("unreadable image") from error
+        return decode_stored(data, limits, target=target)
+
+
+def decode_stored(data: bytes, limits: PrepareConfig, *, target: int | None = None) -> Image.Image:
+    """As `decode_image`, of a picture that `store_image` has made: Pillow has no warning for it.
+
+    So threads may do this together, which may not silence warnings: those are of the whole process.
+    """
+    if len(data) > limits.max_image_bytes:
+        raise ValueError("image over the byte limit")
+    image = _open(data)
+    width, height = image.size
+    if width * height > limits.max_image_pixels:
+        raise ValueError("image over the pixel limit")
+    if max(width, height) > limits.max_image_aspect * min(width, height):
+        raise ValueError("image aspect over the limit")
+    try:
+        if target is not None and image.format == "JPEG":
+            # The JPEG decoder shrinks by 2, 4 or 8 for free; twice the target leaves detail for the resize.
+            scale = 2 * target / min(width, height)
+            if scale < 1:
+                image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return _on_white(upright if upright is not None else image)
+    except Exception as error:  # broken files raise OSError, SyntaxError, struct.error, ...
+        raise ValueError("unreadable image") from error
 
 
 def _open(data: bytes) -> Image.Image:

@@ -53,8 +53,8 @@ class TextEncoder(nn.Module):
             raise ValueError(
                 f"the tokenizer has {vocab_size} tokens, the text backbone {known}; they do not belong together"
             )
-        own_pad = getattr(self.backbone.config, "pad_token_id", None)
-        if config.backbone is not None and own_pad not in (None, pad_id):
+        own_pad = self.backbone.config.pad_token_id if _counts_from_padding(self.backbone) else pad_id
+        if config.backbone is not None and own_pad != pad_id:
             raise ValueError(
                 f"the tokenizer pads with token {pad_id}, text backbone {config.backbone!r} with {own_pad}; "
                 "tokenizer.path must be the backbone's own"
@@ -142,17 +142,22 @@ def _pretrained(config: TextConfig) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"text backbone {config.backbone!r} cannot be loaded ({reason})") from error
     positions = getattr(backbone.config, "max_position_embeddings", None)
-    if positions is not None and "roberta" in backbone.config.model_type:
-        positions -= backbone.config.pad_token_id + 1  # RoBERTa counts positions from there
+    if positions is not None and _counts_from_padding(backbone):
+        positions -= backbone.config.pad_token_id + 1
     if positions is not None and config.max_tokens > positions:
         raise ValueError(f"max_tokens {config.max_tokens}; text backbone {config.backbone!r} has {positions} positions")
     return backbone
 
 
+def _counts_from_padding(backbone: Any) -> bool:
+    """Whether positions are counted from the padding token's id on, as RoBERTa does; for others a mask is enough."""
+    return "roberta" in backbone.config.model_type
+
+
 def own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
     """How a backbone in sentence-transformers' form says that it is pooled; mean where it says nothing.
 
-    ValueError if it is pooled in another way, or was loaded by name and what it says cannot be fetched.
+    ValueError if it is pooled in another way, or is loaded by name and what it says cannot be fetched.
     """
     file = _pooling_file(backbone) if backbone is not None else None
     if file is None:
@@ -173,19 +178,19 @@ def _pooling_file(backbone: str) -> Path | None:
     if Path(backbone).exists():
         return Path(backbone) / name if (Path(backbone) / name).is_file() else None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     if (kept := try_to_load_from_cache(backbone, name)) is not None:
         return Path(kept) if isinstance(kept, str) else None  # what is not a path says that the model has no such file
     try:
         return Path(hf_hub_download(backbone, name))
-    except LocalEntryNotFoundError as error:
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # offline, a proxy, a licence not accepted: the weights may be in the cache all the same
         raise ValueError(
             f"text backbone {backbone!r}: its {name} is not in the cache and cannot be fetched; "
-            "say model.text.pooling (mean or cls)"
+            "say its pooling, mean or cls"
         ) from error
-    except EntryNotFoundError:
-        return None
 
 
 def _architecture(config: TextConfig, vocab_size: int, pad_id: int) -> PretrainedConfig:

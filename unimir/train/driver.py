@@ -15,9 +15,8 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from safetensors.torch import load_file
 
 from unimir import artifacts
@@ -32,9 +31,6 @@ from unimir.train.losses import Taught
 from unimir.train.process import ENVIRONMENT
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
-
-STARTS_WAITED_FOR = 30
-"""How often Ray Train waits, a minute each time, for machines that are still to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +183,9 @@ def _fit(
         run_config=RunConfig(
             name=run,
             storage_path=places.runs,
-            worker_runtime_env={"env_vars": ENVIRONMENT},
-            failure_config=FailureConfig(
-                max_failures=config.restarts.failures, controller_failure_limit=STARTS_WAITED_FOR
-            ),
+            # Ray leaves a machine's GPUs visible to those who have asked for none, and DeepSpeed takes what it sees.
+            worker_runtime_env={"env_vars": ENVIRONMENT if gpu else {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}},
+            failure_config=FailureConfig(max_failures=config.restarts.failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.restarts.keep,
                 checkpoint_score_attribute="deciding",
@@ -198,13 +193,7 @@ def _fit(
             ),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ControllerError as error:
-        if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-            raise
-        each = f"{hardware.cpus} CPUs and {hardware.gpus} GPUs"
-        raise ValueError(f"the cluster has found no place for {hardware.workers} workers of {each} each") from error
+    result = trainer.fit()
     if result.checkpoint is None:
         raise RuntimeError(f"run {run} ended without a checkpoint; see {places.runs}")
     return result.checkpoint

@@ -48,7 +48,7 @@ def shared_out(nodes: Sequence[Node], wanted: Wanted) -> Hardware:
     ValueError if the cluster has too little, and it is not said how much an autoscaler should start.
     """
     gpus = int(any(of_node for _, of_node in nodes)) if wanted.gpus is None else wanted.gpus
-    places = _places(nodes, 1, gpus)
+    places = _places(nodes, wanted.cpus or 1, gpus)
     workers = wanted.workers or max(1, places if gpus else min(2, places))
     if wanted.cpus is not None:
         return Hardware(workers=workers, cpus=wanted.cpus, gpus=gpus)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimir.config import Config
-from unimir.data.image import Preprocess, decode_image
+from unimir.data.image import Preprocess, decode_stored
 from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
 from unimir.train.batches import rng_of
@@ -55,7 +55,7 @@ class Pictures:
     def _one(self, row: int, seed: tuple[int | str, ...] | None) -> NDArray[np.uint8]:
         image = self._decoded.get(row)
         if image is None:
-            image = decode_image(self._encoded[row].as_py(), self._limits)
+            image = decode_stored(self._encoded[row].as_py(), self._limits)
             size = image.width * image.height * 3
             if size <= self._room:  # threads may take the last room together: a picture each too many
                 self._decoded[row] = image

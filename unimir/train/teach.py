@@ -71,7 +71,9 @@ def teacher_vectors(config: Config, prepared: Path, out: Path, *, workers: int, 
 
 def _write_vectors(path: Path, units: Sequence[list[str]], teacher: Teacher, actors: Actors) -> None:
     vectors: NDArray[np.float32] | None = None
-    for at, part in each([(unit,) for unit in units], functools.partial(load, teacher), actors=actors):
+    for at, part in each(
+        [(unit,) for unit in units], functools.partial(load, teacher, bool(actors.num_gpus)), actors=actors
+    ):
         if vectors is None:
             shape = (sum(map(len, units)), part.shape[1])
             vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
@@ -80,9 +82,9 @@ def _write_vectors(path: Path, units: Sequence[list[str]], teacher: Teacher, act
     vectors.flush()  # type: ignore[attr-defined]
 
 
-def load(teacher: Teacher) -> Callable[[list[str]], NDArray[np.float32]]:
+def load(teacher: Teacher, gpu: bool = False) -> Callable[[list[str]], NDArray[np.float32]]:
     """A function from texts to the teacher's unit vectors [len(texts), dim]."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if gpu else "cpu"
     tokenizer = TextTokenizer.from_file(tokenizer_file(teacher.backbone), teacher.max_tokens)
     text = TextConfig(backbone=teacher.backbone, pooling=teacher.pooling, max_tokens=teacher.max_tokens)
     tower = TextEncoder(text, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, dim=1).to(device).eval()
