@@ -86,7 +86,7 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
     ("arguments", "message"),
     [
         (["train_joint", "--recipe", "smaple"], "error: recipe 'smaple'; recipes are"),
-        (["train_joint", "--set", "model.dims=3"], "error: setting 'model.dims': unknown key 'dims'"),
+        (["train_joint", "--set", "model.dims=3"], "error: model: unknown key 'dims'; known keys: dim,"),
         (["train_joint", "--corpora", "nowhere.yaml"], "error: nowhere.yaml"),
         (["prepare_corpora", "--recipe", "atlas"], "error: corpora 'atlas': say where the open data is"),
         (["evaluate", "--bundle", "nowhere"], "error: nowhere: not a bundle artifact"),
