@@ -42,7 +42,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def override(config: T, settings: Sequence[str]) -> T:
-    """Applies `key.path=value` settings; values are YAML scalars or flow collections. ValueError names one that fails.
+    """Applies `key.path=value` settings; values are YAML scalars or flow collections. ValueError names a wrong key.
 
     Optional parts that are not there (`teacher.backbone=X`) and keys of mappings (`losses.distill=1`) are made.
     """

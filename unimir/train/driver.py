@@ -126,6 +126,7 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
             "(where machines start when asked for: --gpus 1 --cpus N)"
         )
     check_stages(config, prepared, hardware.workers)
+    # Built once more after training, rather than kept: it would take its memory all the while.
     objective = build_objective(config, prepared)
     side = config.model.image.size
     kept = [type(one).__name__ for one in objective.modules() if getattr(one, "running_var", None) is not None]
