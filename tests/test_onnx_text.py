@@ -62,6 +62,23 @@ def test_padded_batches_give_what_ragged_ones_give(lengths: tuple[int, ...], poo
     assert (fused_BD - features.z_BD).abs().max() > 0.01
 
 
+def test_the_graph_looks_up_the_ngrams_that_the_model_does(tmp_path: Path) -> None:
+    model = stirred()
+    tokens = texts(9, 1, 4, 17, 2)
+    every = model.encode_text(tokens).z_BD
+    assert model.text.ngrams is not None
+    model.text.ngrams.keep(model.text.ngrams.count([texts(9, 4), texts(17, 4)] * 2))
+    onnx_text._export(model, tmp_path)
+    found = onnx_text.OnnxText(tmp_path, "fp32", pad_id=1)
+    ids = [row.tolist() for row in tokens.ids_T.split(tokens.lengths_B.tolist())]
+    with torch.inference_mode():
+        features = model.encode_text(tokens, understand=True)
+        fused_BD = model.fuse(features, tokens)
+    assert (features.z_BD - every).abs().max() > 0.01
+    torch.testing.assert_close(torch.from_numpy(found.vectors(ids, fused=False)), features.z_BD, atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(found.vectors(ids, fused=True)), fused_BD, atol=2e-6, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def directory(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its export beside it."""

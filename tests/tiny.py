@@ -33,7 +33,7 @@ def build(**changes: object) -> UniMIR:
     config = ModelConfig(
         dim=16,
         prefixes=(8,),
-        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64, ngrams=2, ngram_buckets=512),
+        text=TextConfig(arch=ARCH, max_tokens=40, token_budget=64, ngrams=2, ngram_buckets=512, ngram_min_count=2),
         image=ImageConfig(name="convnext_atto", args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}, size=32),
     )
     config = dataclasses.replace(config, **changes)

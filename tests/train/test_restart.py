@@ -45,10 +45,11 @@ FIRST_KILL, SECOND_KILL = 60, 105
 
 @pytest.fixture(scope="module")
 def config(tiny_config: Config) -> Config:
-    """A short stage and a longer one with everything a restart could get wrong: dropout, an anchor, hidden tokens."""
-    text, _, joint = tiny_config.stages
+    """A short stage and a longer one with everything a restart could get wrong: dropout, an anchor, hidden tokens,
+    counted n-grams."""
+    text, _, joint = (dataclasses.replace(stage, rates={**stage.rates, "ngrams": 0.02}) for stage in tiny_config.stages)
     arch = {**tiny_config.model.text.arch, "hidden_dropout_prob": 0.1}
-    tower = dataclasses.replace(tiny_config.model.text, arch=arch)
+    tower = dataclasses.replace(tiny_config.model.text, arch=arch, ngrams=2, ngram_buckets=4096, ngram_min_count=2)
     tasks = tuple(dataclasses.replace(task, hide=0.2) for task in joint.tasks)
     return dataclasses.replace(
         tiny_config,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, pad
 
-from unimir.model.ngrams import buckets_of
+from unimir.model.ngrams import NgramEmbedding, hashes_of
 from unimir.model.nlu import DAMPING, REACH
-from unimir.model.rows import RowTable
 from unimir.model.unimir import UniMIR
 
 
@@ -33,7 +32,7 @@ class PaddedText(nn.Module):
         pooled_BH = h_BLH[:, 0] if text.pooling == "cls" else (h_BLH * mask_BL1).sum(1) / counts_B1
         z_BD = normalize(text.projection(pooled_BH), dim=-1)
         if text.ngrams is not None and text.widen is not None:
-            grams_BLD = _grams(text.ngrams.table, text.ngrams.longest, ids_BL) * mask_BL1
+            grams_BLD = _grams(text.ngrams, ids_BL) * mask_BL1
             sums_BD = grams_BLD.sum(1)
             z_BD = normalize(z_BD + normalize(sums_BD, dim=-1), dim=-1)
             pooled_BH = pooled_BH + text.widen(sums_BD / counts_B1)
@@ -58,15 +57,14 @@ class PaddedText(nn.Module):
         return normalize(z_BD + update_BD, dim=-1)
 
 
-def _grams(table: RowTable, longest: int, ids_BL: Tensor) -> Tensor:
+def _grams(ngrams: NgramEmbedding, ids_BL: Tensor) -> Tensor:
     """[B, L, D]: the sum of the n-grams that end with each token; tokens before the text count for none."""
-    before = [pad(ids_BL, (back, 0))[:, : ids_BL.shape[1]] for back in range(longest)]
-    places_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-    sums = [
-        table(bucket_BL) * (places_L >= back)[:, None]
-        for back, bucket_BL in enumerate(buckets_of(before, len(table.weight)))
-    ]
-    return torch.stack(sums).sum(0)
+    before = [pad(ids_BL, (back, 0))[:, : ids_BL.shape[1]] for back in range(ngrams.longest)]
+    hashes_BLn = hashes_of(before)
+    places_L1 = torch.arange(ids_BL.shape[1], device=ids_BL.device)[:, None]
+    within_Ln = places_L1 >= torch.arange(ngrams.longest, device=ids_BL.device)
+    read_BLn = within_Ln & ngrams.is_known(hashes_BLn)
+    return (ngrams.table(ngrams.buckets(hashes_BLn)) * read_BLn[..., None]).sum(-2)
 
 
 def _weighted_mean(h_BLH: Tensor, weights_BL: Tensor) -> Tensor:

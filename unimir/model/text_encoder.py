@@ -63,7 +63,9 @@ class TextEncoder(nn.Module):
         self.projection = nn.Linear(self.hidden_size, dim, bias=False)
         self.ngrams, self.widen = None, None
         if config.ngrams:
-            self.ngrams = NgramEmbedding(longest=config.ngrams, buckets=config.ngram_buckets, dim=dim)
+            self.ngrams = NgramEmbedding(
+                longest=config.ngrams, buckets=config.ngram_buckets, dim=dim, least=config.ngram_min_count
+            )
             self.widen = nn.Linear(dim, self.hidden_size, bias=False)
 
     def architecture(self) -> dict[str, Any]:

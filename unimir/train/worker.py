@@ -33,6 +33,7 @@ from unimir.train.feed import Sources, StageFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import Log, Step, open_trackers, rises
 from unimir.train.losses import Objective, Taught
+from unimir.train.ngrams import count_ngrams
 from unimir.train.process import set_up_process
 from unimir.train.shares import Batch, most
 from unimir.train.stages import anchored, freeze, parts, rate_factor, rate_of
@@ -233,9 +234,11 @@ class _Run:
             ray.train.report(metrics, checkpoint=checkpoint)
 
     def _resume(self) -> None:
-        """Loads the last checkpoint, if any."""
+        """Loads the last checkpoint, or learns what comes before the first step."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
+            if (ngrams := self._objective.model.text.ngrams) is not None and ngrams.least > 1:
+                count_ngrams(ngrams, self._config, self._prepared, self._device)
             return
         with checkpoint.as_directory() as found:
             directory = Path(found)
