@@ -16,6 +16,7 @@ from unimir.config import Config, Restarts, Stage
 os.environ.setdefault("RAY_worker_niceness", "0")
 # With more threads than cores, those that wait spin on the cores that the others need: forty times slower, measured.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as for the local cluster of a job
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

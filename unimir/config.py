@@ -80,13 +80,17 @@ class TextConfig:
     max_tokens: int = 64
     ngrams: int = 0  # longest n-gram of tokens with a hashed vector of its own, beside the backbone; 0: none
     ngram_buckets: int = 65_536
-    ngram_min_count: int = 1  # n-grams that training texts have less often have no vector
+    ngram_min_count: int = 1  # n-grams that training texts have less often have no vector; see NgramEmbedding
     token_budget: int = 4096  # padded tokens per forward chunk of the length-sorted batch
 
     def __post_init__(self) -> None:
         _require(self.ngrams >= 0, f"model.text.ngrams is {self.ngrams}; at least 0")
         for name in ("max_tokens", "ngram_buckets", "ngram_min_count", "token_budget"):
             _require(getattr(self, name) > 0, f"model.text.{name} is {getattr(self, name)}; must be positive")
+        _require(
+            self.ngrams > 0 or self.ngram_min_count == 1,
+            f"model.text.ngram_min_count is {self.ngram_min_count}; it is of n-grams, and model.text.ngrams is 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,10 @@ def cluster() -> Iterator[None]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "local")
-    # A local cluster lives as long as the job: nobody would see its dashboard.
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
+    if address == "local":  # it lives as long as the job, and on one machine
+        options["include_dashboard"] = False  # nobody would see it
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # of a machine that is about to go
     ray.init(address=address, **options)
     try:
         yield

@@ -23,7 +23,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 HEAD = "10.77.0.1"
-ROWS = 24_000
+ROWS = 16_000
 pytestmark = pytest.mark.slow
 
 

@@ -22,6 +22,7 @@ from unimir.train.batches import digest
 from unimir.train.driver import Places, train
 from unimir.train.feed import Sources, StageFeed
 from unimir.train.hardware import Wanted
+from unimir.train.ngrams import count_ngrams
 from unimir.train.process import ENVIRONMENT
 from unimir.train.worker import build_objective
 
@@ -39,7 +40,7 @@ ray.init(address="local", num_cpus=3, include_dashboard=False)
 config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
 train(config, Path(sys.argv[2]), Places(out=Path(sys.argv[3]), storage=sys.argv[5]), Wanted(workers=int(sys.argv[4])))
 """
-FIRST_KILL, SECOND_KILL = 60, 105
+FIRST_KILL, SECOND_KILL = 45, 75
 """Steps of the second stage after which processes are killed: two checkpoints lie within it by the first."""
 
 
@@ -55,8 +56,8 @@ def config(tiny_config: Config) -> Config:
         tiny_config,
         recipe="restart",
         model=dataclasses.replace(tiny_config.model, text=tower),
-        stages=(text, dataclasses.replace(joint, steps=150, tasks=tasks)),
-        restarts=Restarts(every_steps=25, keep=2),
+        stages=(text, dataclasses.replace(joint, steps=110, tasks=tasks)),
+        restarts=Restarts(every_steps=20, keep=2),
     )
 
 
@@ -98,6 +99,15 @@ def wait_until_told(steps: int, out: Path, process: "subprocess.Popen[bytes]") -
     while len(log_of(out, "joint")) < steps:
         assert time.monotonic() < deadline and process.poll() is None, (out.parent / "log").read_text()[-4000:]
         time.sleep(0.02)
+
+
+def test_workers_look_up_what_all_texts_together_have_often(
+    undisturbed: Path, config: Config, tiny_prepared: Path
+) -> None:
+    alone = build_objective(config, tiny_prepared).model.text.ngrams
+    count_ngrams(alone, config, tiny_prepared, torch.device("cpu"))
+    assert alone is not None and alone.known is not None and (alone.known < 255).any()
+    assert torch.equal(load_file(undisturbed / "model.safetensors")["text.ngrams.known"], alone.known)
 
 
 def test_a_driver_and_then_a_worker_killed_within_a_stage_cost_nothing(

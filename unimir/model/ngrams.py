@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from unimir.model.tokens import TokenBatch
 
 _PRIME = 2**31 - 1  # products below stay within int64
 _BITS_A_BUCKET = 32
-"""Of the filter of frequent n-grams: with five n-grams a bucket, one in seven shares its bit with another."""
+"""Of the filter of frequent n-grams: with five n-grams a bucket, a rare one shares its bit with a chance of 1 to 7."""
 
 
 class NgramEmbedding(nn.Module):
@@ -25,9 +26,10 @@ class NgramEmbedding(nn.Module):
     teach about a word, while the encoder generalises. Two n-grams of one bucket share its vector.
 
     With `least` above 1, n-grams that the counted texts have less often have no vector, as with fastText's minCount:
-    half of all are there but once, and crowd the buckets of the rest. Nor has one that training never saw, which would
-    read what was learned of others. The frequent are known as in a Bloom filter of one hash function, so that a few
-    of the others pass for them. Until texts were counted all are.
+    many are there but once, and crowd the buckets of the rest. Nor has one that training never saw, which would read
+    what was learned of others. The frequent are known as in a Bloom filter of one hash function, so that some of the
+    others pass for them: few as long as there are no more than some five n-grams a bucket. Until texts were counted,
+    all are known.
     """
 
     known: Tensor | None
@@ -59,20 +61,22 @@ class NgramEmbedding(nn.Module):
         return torch.bitwise_right_shift(self.known[bits_Xn // 8].long(), bits_Xn % 8) % 2 == 1
 
     def count(self, texts: Iterable[TokenBatch]) -> Tensor:
-        """How often the texts, on the CPU, have the n-grams of each bit: int32, for `keep`."""
+        """How often the texts, on the CPU, have the n-grams of each bit: int32, for `keep`, alone or in a sum.
+
+        What is often enough is not counted further, so that no count is ever too large.
+        """
         assert self.known is not None
         counts = torch.zeros(8 * len(self.known), dtype=torch.int32)
         for tokens in texts:
             within_Tn, hashes_Tn = self._grams(tokens)
             bits = self._bits(hashes_Tn)[within_Tn]
-            counts.index_add_(0, bits, torch.ones(len(bits), dtype=torch.int32))
+            counts.index_add_(0, bits, torch.ones(len(bits), dtype=torch.int32)).clamp_(max=self.least)
         return counts
 
     def keep(self, counts: Tensor) -> None:
         """From now on those n-grams are known of which these counts have enough."""
         assert self.known is not None
-        enough = (counts >= self.least).view(-1, 8).to(torch.uint8) << torch.arange(8, dtype=torch.uint8)
-        self.known.copy_(enough.sum(1, dtype=torch.uint8))
+        self.known.copy_(torch.from_numpy(np.packbits(counts.numpy() >= self.least, bitorder="little")))
 
     def _grams(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """bool [T, n], whether the n-gram begins in the token's own text, and its hash, int64 [T, n]."""

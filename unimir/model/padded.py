@@ -64,7 +64,8 @@ def _grams(ngrams: NgramEmbedding, ids_BL: Tensor) -> Tensor:
     places_L1 = torch.arange(ids_BL.shape[1], device=ids_BL.device)[:, None]
     within_Ln = places_L1 >= torch.arange(ngrams.longest, device=ids_BL.device)
     read_BLn = within_Ln & ngrams.is_known(hashes_BLn)
-    return (ngrams.table(ngrams.buckets(hashes_BLn)) * read_BLn[..., None]).sum(-2)
+    grams_BLnD: Tensor = ngrams.table(ngrams.buckets(hashes_BLn)) * read_BLn[..., None]
+    return grams_BLnD.sum(-2)
 
 
 def _weighted_mean(h_BLH: Tensor, weights_BL: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class _Run:
         self._moments: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
         self._progress = Progress()
-        self._resume()
+        self._begin_or_resume()
         negatives = values["negatives"]
         self._sources = Sources(
             self._config,
@@ -233,12 +233,11 @@ class _Run:
             metrics = {"stage": stage.name, "step": self._progress.step or stage.steps, "deciding": score}
             ray.train.report(metrics, checkpoint=checkpoint)
 
-    def _resume(self) -> None:
+    def _begin_or_resume(self) -> None:
         """Loads the last checkpoint, or learns what comes before the first step."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            if (ngrams := self._objective.model.text.ngrams) is not None and ngrams.least > 1:
-                count_ngrams(ngrams, self._config, self._prepared, self._device)
+            count_ngrams(self._objective.model.text.ngrams, self._config, self._prepared, self._device)
             return
         with checkpoint.as_directory() as found:
             directory = Path(found)
