@@ -56,6 +56,10 @@ def test_settings_change_what_they_name(setting: str, found: object) -> None:
         ("stages.text.steps=0", "steps 0; must be positive"),
         ("stages.text.rates.text=0", "every part is frozen"),
         ("stages.text.rates={ngrams: 0.1, scale: 0.1}", "every part is frozen"),
+        (
+            "model.image.size=224",
+            "model.image.size 224 is above prepare.image_size 64: pictures would be stored smaller",
+        ),
         ("model.text.ngrams=-1", "model.text.ngrams is -1; at least 0"),
         ("model.text.ngram_min_count=2", "ngram_min_count is 2; it is of n-grams, and model.text.ngrams is 0"),
         ("model.text={ngrams: 2, ngram_min_count: 0}", "ngram_min_count is 0; must be positive"),

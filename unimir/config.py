@@ -288,3 +288,8 @@ class Config:
             self.model.text.max_tokens >= self.prepare.max_tokens,
             f"model.text.max_tokens {self.model.text.max_tokens} is below prepare.max_tokens {self.prepare.max_tokens}",
         )
+        _require(
+            self.model.image.size <= self.prepare.image_size,
+            f"model.image.size {self.model.image.size} is above prepare.image_size {self.prepare.image_size}: pictures "
+            "would be stored smaller than the model sees them",
+        )

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from unimir.config import Config, PrepareConfig, TokenizerConfig
+from unimir.config import Config, ImageConfig, ModelConfig, PrepareConfig, TokenizerConfig
 from unimir.data import prepare as prepare_module
 from unimir.data.corpora import load_corpora
 from unimir.data.text import train_tokenizer
@@ -96,6 +96,7 @@ def prepared(
             recipe="test",
             tokenizer=TokenizerConfig(path=str(tokenizer_file)),
             prepare=PrepareConfig(**{"image_size": 32, **settings}),
+            model=ModelConfig(image=ImageConfig(size=1)),  # no model is built
         )
         corpora = load_corpora(manifest(*sources, images=images))
         return Prepared(prepare_module.prepare(corpora, config, tmp_path / "out"))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unimir import artifacts
-from unimir.config import Config, PrepareConfig, TokenizerConfig
+from unimir.config import Config, ImageConfig, ModelConfig, PrepareConfig, TokenizerConfig
 from unimir.data.corpora import load_corpora
 from unimir.data.prepare import prepare
 from unimir.data.shards import Shards
@@ -27,6 +27,7 @@ SAMPLE = Config(
     sample_items=120,
     tokenizer=TokenizerConfig(vocab_size=900, train_texts=500),
     prepare=PrepareConfig(image_size=32, unit_rows=300),
+    model=ModelConfig(image=ImageConfig(size=32)),
 )
 
 
