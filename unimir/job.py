@@ -44,9 +44,10 @@ def cluster() -> Iterator[None]:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     options: dict[str, Any] = {}
-    if address == "local":  # it lives as long as the job, and on one machine
-        options["include_dashboard"] = False  # nobody would see it
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # of a machine that is about to go
+    if address == "local":
+        options["include_dashboard"] = False  # it lives as long as the job: nobody would see it
+        # An actor that learns which machines are about to go: here is only one, and it would go too.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(address=address, **options)
     try:
         yield

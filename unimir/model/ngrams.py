@@ -16,7 +16,7 @@ from unimir.model.tokens import TokenBatch
 
 _PRIME = 2**31 - 1  # products below stay within int64
 _BITS_A_BUCKET = 32
-"""Of the filter of frequent n-grams: with five n-grams a bucket, a rare one shares its bit with a chance of 1 to 7."""
+"""Of the filter of frequent n-grams: with five n-grams a bucket, one of seven rare ones shares the bit of another."""
 
 
 class NgramEmbedding(nn.Module):
