@@ -21,12 +21,11 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as for the 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes of tests, of about equal length: whole jobs, a real server, type checks; what shares fixtures."""
+    """Two processes of tests, of about equal length: whole jobs and a real server; all that shares fixtures."""
     # Last: the real server, whose bundle others make, and the service, which then stays up until the end.
     items.sort(key=lambda item: item.path.parent.name in ("real", "serve"))
     for item in items:
-        whole = item.path.name in ("test_jobs.py", "test_restart.py", "test_layers.py")
-        whole = whole or item.path.parent.name == "real"
+        whole = item.path.name in ("test_jobs.py", "test_restart.py") or item.path.parent.name == "real"
         item.add_marker(pytest.mark.xdist_group("jobs" if whole else "rooms"))
 
 
