@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not DATA.is_dir(), reason="the open data of recipe atlas is not beside the checkout")
 def test_atlas_smoke_walks_the_real_data(tmp_path: Path) -> None:
-    found = result(job("train_joint", "--recipe", "atlas-smoke", "--root", DATA, "--out", tmp_path, "--workers", 1))
+    found = result(job("train_joint", "--recipe", "atlas-smoke", "--root", DATA, "--out", tmp_path))
     metrics = found["metrics"]
     assert isinstance(metrics, dict)
     for name in ("emoji_name.r@10", "photo_class.ndcg@10", "tldr.r@10", "xsid_intent.accuracy", "composed.r@10"):

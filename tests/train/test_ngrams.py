@@ -16,7 +16,7 @@ from unimir.train.ngrams import count_ngrams, texts_of_tasks
 
 @pytest.fixture(scope="module")
 def config(tiny_config: Config) -> Config:
-    """Two kinds with documents or without, one of them twice, and the other of one source."""
+    """Two kinds, with documents and without; one of them is read in both stages."""
     text, _, joint = tiny_config.stages
     stages = (text, dataclasses.replace(joint, tasks=tuple(task for task in joint.tasks if task.kind == "parallel")))
     return dataclasses.replace(tiny_config, stages=stages)

@@ -157,7 +157,7 @@ def test_three_stages_from_a_pretrained_backbone_beat_the_same_from_scratch(
     arch = {key: arch[key] for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     arch |= {"intermediate_size": 4 * arch["hidden_size"]}
     scratch = config_of(TextConfig(arch=arch, max_tokens=32, token_budget=512))
-    other = train(scratch, prepared, Places(out=tmp_path), Wanted(workers=1))
+    other = train(scratch, prepared, Places(out=tmp_path), Wanted(workers=2))
     found = [
         evaluate(Encoder.from_bundle(one.bundle), prepared, config)["pages.r@10.en"]
         for one, config in ((trained, PRETRAINED), (other, scratch))

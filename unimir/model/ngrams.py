@@ -39,8 +39,8 @@ class NgramEmbedding(nn.Module):
         self.longest = longest
         self.least = least
         self.table = RowTable(buckets, dim, std=0.02)
-        every = torch.full((buckets * _BITS_A_BUCKET // 8,), 255, dtype=torch.uint8)  # eight to a byte
-        self.register_buffer("known", every if least > 1 else None)
+        size = buckets * _BITS_A_BUCKET // 8  # eight bits a byte
+        self.register_buffer("known", torch.full((size,), 255, dtype=torch.uint8) if least > 1 else None)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[T, D]: for every token, the sum of the n-grams that end with it and begin in its own text."""
