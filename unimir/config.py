@@ -209,6 +209,9 @@ class EngineConfig:
             not (self.compile and self.zero == 3),
             "engine.compile with engine.zero 3; ZeRO 3 fetches weights by hooks, which would cut every graph",
         )
+        _require(all(0 <= beta < 1 for beta in self.betas), f"engine.betas {list(self.betas)}; from 0 to below 1")
+        _require(self.weight_decay >= 0, f"engine.weight_decay {self.weight_decay}; at least 0")
+        _require(self.grad_clip >= 0, f"engine.grad_clip {self.grad_clip}; at least 0, which clips nothing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{where}: expected a list, got {value!r}")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(value) != len(inner):
+            raise ValueError(f"{where}: expected a list of {len(inner)}, got {value!r}")
         return tuple(
             _coerce(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(inner, value, strict=True))
         )
