@@ -155,9 +155,9 @@ _NLU = {"intent": 1.0, "slots": 3.0}
 _ATLAS_NLU = {"intent": 1.0, "slots": 5.0}
 _EMOJI_WORDS = (
     Task(
-        name="emoji_name", kind="image_text", sources=("emoji_name",), batch_size=1024, hide=0.3, losses={"proxy": 1.0}
+        name="emoji_name", kind="image_text", sources=("emoji_name",), batch_size=1024, hide=0.3, losses={"proxy": 2.0}
     ),
-    Task(name="emoji_keyword", kind="image_text", sources=("emoji_keyword",), batch_size=1024, losses={"proxy": 1.0}),
+    Task(name="emoji_keyword", kind="image_text", sources=("emoji_keyword",), batch_size=1024, losses={"proxy": 2.0}),
 )
 # In the joint stage tasks take turns under one AdamW: whose gradients are small beside the others' learns slowly.
 _EMOJI: dict[str, Any] = {"per_picture": 4, "losses": {"contrastive": 5.0, "proxy": 5.0, "fused": 1.5}}
@@ -208,6 +208,8 @@ def _shrunk(stage: Stage) -> Stage:
 
 def _atlas_stages() -> tuple[Stage, ...]:
     name, keyword = _EMOJI_WORDS
+    weights = zip((name, keyword, *_ATLAS_TEXT[:2]), (1, 2, 1, 0.5), strict=True)
+    rehearsed = (dataclasses.replace(task, weight=weight) for task, weight in weights)
     joint = {"text": 1e-3, "ngrams": 0.02, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3, "proxies": 2e-3, "scale": 0.1}
     return (
         Stage(
@@ -218,10 +220,10 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="nlu",
-            steps=800,
-            tasks=(_XSID, *_OTHER_NLU),
-            # Below the joint stage's: more of what the text stage has taught would be lost than that stage wins back.
-            rates={"text": 5e-4, "ngrams": 0.005, "nlu": 3e-3},
+            steps=1077,
+            # Rehearsal and rates below the joint stage's: else more of the text stage is lost than that wins back.
+            tasks=(_XSID, *_OTHER_NLU, *rehearsed),
+            rates={"text": 5e-4, "ngrams": 0.005, "nlu": 3e-3, "scale": 0.1},
             language_temperature=0.3,
         ),
         Stage(

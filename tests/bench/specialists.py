@@ -1,11 +1,11 @@
 """One model against specialists: the joint bundle of a recipe beside bundles that were trained on one skill alone.
 
-python tests/bench/specialists.py --data ../shared/data [--recipe atlas] [--share 0.5] [--out DIR] [--workers 2]
+python tests/bench/specialists.py --data ../shared/data [--recipe atlas] [--share 0.5] [--seeds 0 1] [--out DIR]
 A specialist makes the steps that the joint run makes of its tasks, on the same batches, at the same rates, with the
 losses of its skill alone (no anchor, no fusion). `--share` is the part of the recipe's steps that is made. Started
-again with the same --out, it goes on where it was. Prints one JSON object: per measure joint, alone, their ratio, and
-the ratio's 95 % interval over languages drawn anew (both models on the same ones): what a measure's few languages or
-queries leave open.
+again with the same --out, it goes on where it was. Prints one JSON object: per measure joint, alone (means over seeds),
+their ratio, that of each seed, and the ratio's 95 % interval over languages drawn anew (both models on the same ones):
+what a measure's few languages or queries leave open.
 """
 
 import argparse
@@ -41,6 +41,8 @@ class Skill:
     parts: tuple[str, ...]
     measures: tuple[str, ...]
 
+
+PerLanguage = list[dict[str, float]]  # a measure's value per language, of each seed's model
 
 SKILLS = {
     "text_to_image": Skill(
@@ -118,24 +120,28 @@ def measured(config: Config, prepared: Path, out: Path, workers: int) -> dict[st
     return per_language
 
 
-def beside(joint: dict[str, float], alone: dict[str, float], draws: int = 10_000) -> dict[str, Any]:
-    """Means over languages, their ratio, and its interval by the bootstrap over languages (Efron, 1979), paired."""
-    langs = sorted(alone)
-    values = np.array([[joint[lang], alone[lang]] for lang in langs])
-    ours, theirs = values.mean(0)
-    drawn = values[np.random.default_rng(0).integers(len(langs), size=(draws, len(langs)))].mean(1)
-    drawn = drawn[drawn[:, 1] > 0]
-    interval = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)).tolist() if len(drawn) else None
+def beside(joint: PerLanguage, alone: PerLanguage, draws: int = 10_000) -> dict[str, Any]:
+    """Means over seeds and languages, and their ratio.
+
+    Also the ratio of each seed, and its interval by the bootstrap over languages (Efron, 1979), paired.
+    """
+    langs = sorted(alone[0])
+    values = np.array([[[found[lang] for lang in langs] for found in runs] for runs in (joint, alone)])  # model, seed
+    ours, theirs = values.mean((1, 2))
+    drawn = values.mean(1)[:, np.random.default_rng(0).integers(len(langs), size=(draws, len(langs)))].mean(2)
+    drawn = drawn[:, drawn[1] > 0]
+    interval = np.quantile(drawn[0] / drawn[1], (0.025, 0.975)).tolist() if drawn.size else None
     return {
         "joint": round(float(ours), 4),
         "alone": round(float(theirs), 4),
         "ratio": round(float(ours / theirs), 3) if theirs else None,
+        "ratios": [round(float(j / a), 3) if a else None for j, a in values.mean(2).T],
         "interval": interval and [round(end, 3) for end in interval],
     }
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
-    """Joint first, then each specialist."""
+    """For each seed the joint model first, then each specialist; all on the corpus of the recipe's own seed."""
     out = Path(args.out)
     config = shortened(recipe(args.recipe), args.share)
     with job.cluster():
@@ -144,16 +150,22 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         config, evaluation=tuple(task for skill in SKILLS.values() for task in judged(config, skill))
     )
     planned = steps_by_task(joint.stages)
-    specialists = {name: specialist(config, name) for name in SKILLS}
-    for alone in specialists.values():
+    configs = {"joint": joint, **{name: specialist(config, name) for name in SKILLS}}
+    for alone in configs.values():
         for task, steps in steps_by_task(alone.stages).items():
             assert planned[task] == steps, f"{task}: {steps} steps alone, {planned[task]} in the joint run"
-    of_joint = measured(joint, prepared, out, args.workers)
-    table = {}
-    for name, alone in specialists.items():
-        of_specialist = measured(alone, prepared, out, args.workers)
-        table[name] = {measure: beside(of_joint[measure], values) for measure, values in of_specialist.items()}
-    return {"recipe": args.recipe, "share": args.share, "steps": planned, "skills": table}
+    found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in configs}
+    for seed in args.seeds:
+        for name, of_seed in configs.items():
+            found[name].append(measured(dataclasses.replace(of_seed, seed=seed), prepared, out, args.workers))
+    table = {
+        name: {
+            measure: beside([run[measure] for run in found["joint"]], [run[measure] for run in found[name]])
+            for measure in found[name][0]
+        }
+        for name in SKILLS
+    }
+    return {"recipe": args.recipe, "share": args.share, "seeds": args.seeds, "steps": planned, "skills": table}
 
 
 def main() -> None:
@@ -163,6 +175,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="atlas")
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--out", metavar="DIR", default=tempfile.mkdtemp(prefix="specialists-"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of weights and batches")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):  # what Ray passes on of its workers
