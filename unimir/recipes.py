@@ -208,7 +208,7 @@ def _shrunk(stage: Stage) -> Stage:
 
 def _atlas_stages() -> tuple[Stage, ...]:
     name, keyword = _EMOJI_WORDS
-    weights = zip((name, keyword, *_ATLAS_TEXT[:2]), (1, 2, 1, 0.5), strict=True)
+    weights = zip((name, keyword, *_ATLAS_TEXT[:2]), (1, 2, 1.5, 1), strict=True)
     rehearsed = (dataclasses.replace(task, weight=weight) for task, weight in weights)
     joint = {"text": 1e-3, "ngrams": 0.02, "image": 2e-3, "nlu": 1e-3, "fusion": 2e-3, "proxies": 2e-3, "scale": 0.1}
     return (
@@ -220,7 +220,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="nlu",
-            steps=1077,
+            steps=1140,
             # Rehearsal and rates below the joint stage's: else more of the text stage is lost than that wins back.
             tasks=(_XSID, *_OTHER_NLU, *rehearsed),
             rates={"text": 5e-4, "ngrams": 0.005, "nlu": 3e-3, "scale": 0.1},
@@ -228,7 +228,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="joint",
-            steps=1700,
+            steps=2150,
             tasks=(
                 dataclasses.replace(name, weight=3, **_EMOJI),
                 dataclasses.replace(keyword, weight=3, **_EMOJI),
@@ -241,9 +241,9 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     hide=0.2,
                     losses={"fused": 1.0, **_ATLAS_NLU},
                 ),
-                dataclasses.replace(_XSID, weight=2),
+                dataclasses.replace(_XSID, weight=3),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
-                *(dataclasses.replace(task, weight=task.weight * 0.6, losses=_TEXT_LOSSES) for task in _ATLAS_TEXT),
+                *(dataclasses.replace(task, weight=task.weight * 1.2, losses=_TEXT_LOSSES) for task in _ATLAS_TEXT),
             ),
             rates=joint,
         ),

@@ -30,6 +30,7 @@ SIZES = [2, 4]
 STEPS, SAVED_AT = 20, 7
 ALL = {"text": 3e-3, "ngrams": 3e-3, "image": 3e-3, "nlu": 3e-3, "fusion": 3e-3, "proxies": 3e-3}
 HEADS = {"nlu": 1e-3, "fusion": 1e-3}
+TABLE = "model.text.ngrams.table.weight"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +153,7 @@ def _trained_then_frozen(directory: Path, rank: int) -> None:
         freeze(one, stage)
         engine = Engine(one, [(module, rate_of(part, stage)) for part, module in parts(one)], EngineConfig())
         losses_of(engine, rank, range(2))
-        tables.append(engine.weights()["model.text.ngrams.table.weight"])
+        tables.append(engine.weights()[TABLE])
         engine.close()
     assert one.model.text.ngrams is not None
     weight = one.model.text.ngrams.table.weight
@@ -164,7 +165,7 @@ def test_a_table_that_one_stage_trains_takes_no_gradient_in_the_next_that_freeze
     together(_trained_then_frozen, tmp_path)
     found = torch.load(tmp_path / "out", weights_only=True)
     assert torch.equal(*found["tables"]) and not found["gradient"]
-    assert not torch.equal(found["tables"][0], objective().state_dict()["model.text.ngrams.table.weight"])
+    assert not torch.equal(found["tables"][0], objective().state_dict()[TABLE])
 
 
 def test_temperatures_move_as_said_else_with_the_fastest_that_adamw_steps() -> None:
@@ -269,6 +270,31 @@ def test_without_moments_a_run_is_another_one(runs: dict[int, dict[str, Any]], t
     together(_forgetful, tmp_path, runs[0]["saved"])
     losses = torch.load(tmp_path / "out", weights_only=True)
     assert losses != pytest.approx(runs[0]["losses"][SAVED_AT:], rel=1e-4)
+
+
+def _next_stage(directory: Path, rank: int, saved: dict[str, Any]) -> None:
+    found = []
+    for moments in (saved["moments"], {}):
+        engine = engine_of(ALL, EngineConfig(), saved["weights"])
+        engine.resume(moments, 0)
+        begun = engine.moments()
+        losses_of(engine, rank, range(1))
+        found.append({"begun": begun, "table": engine.weights()[TABLE]})
+        engine.close()
+    if rank == 0:
+        torch.save(found, directory / "out")
+
+
+def test_a_next_stage_keeps_the_mean_squares_of_rows_alone(runs: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+    """Without them its first step throws every row far from what the stage before has learned."""
+    saved = runs[0]["saved"]
+    together(_next_stage, tmp_path, saved)
+    kept, forgotten = torch.load(tmp_path / "out", weights_only=True)
+    squares = f"row_squares/{TABLE}"
+    assert torch.equal(kept["begun"].pop(squares), saved["moments"][squares])
+    assert not forgotten["begun"][squares].any() and not any(value.any() for value in kept["begun"].values())
+    near, far = ((one["table"] - saved["weights"][TABLE]).norm() for one in (kept, forgotten))
+    assert 0 < near < 0.5 * far
 
 
 def _bf16(directory: Path, rank: int, saved: dict[str, Any], zero: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -95,8 +96,12 @@ def assert_same_model(bundle: Path, other: Path) -> None:
 
 
 def wait_until_told(steps: int, out: Path, process: "subprocess.Popen[bytes]") -> None:
+    wait_until(lambda: len(log_of(out, "joint")) >= steps, out, process)
+
+
+def wait_until(true: Callable[[], bool], out: Path, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 240
-    while len(log_of(out, "joint")) < steps:
+    while not true():
         assert time.monotonic() < deadline and process.poll() is None, (out.parent / "log").read_text()[-4000:]
         time.sleep(0.02)
 
@@ -117,9 +122,7 @@ def test_a_driver_and_then_a_worker_killed_within_a_stage_cost_nothing(
     out = shutil.copytree(killed_run, tmp_path / "out")
     process = drive(config, tiny_prepared, out, workers=2)
     wait_until_told(SECOND_KILL, out, process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "TrainWorker" in "".join(child.cmdline()[:1])]
-    assert len(workers) == 2
+    workers = workers_of(process)
     given = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}  # they have asked for no GPU
     assert all(given.items() <= worker.environ().items() for worker in workers)
     workers[-1].kill()
@@ -129,10 +132,7 @@ def test_a_driver_and_then_a_worker_killed_within_a_stage_cost_nothing(
     assert_same_model(bundle, undisturbed)
     found, expected = (json.loads((path / "manifest.json").read_text())["stages"] for path in (bundle, undisturbed))
     assert [stage["examples"] for stage in found] == [stage["examples"] for stage in expected]
-    (snapshot,) = storage(out).glob("*/checkpoint_manager_snapshot.json")
-    known = [
-        path for path in storage(out).glob("*/checkpoint_*") if path.is_dir() and path.name in snapshot.read_text()
-    ]
+    known = [path for path in storage(out).glob("*/checkpoint_*") if path.is_dir() and path.name in known_in(out)]
     assert 2 <= len(known) <= 3  # the two best and the last; what a kill cut off is there, but not known
 
 
@@ -151,9 +151,11 @@ def test_a_killed_run_goes_on_at_another_number_of_workers(
 
 @pytest.fixture(scope="module")
 def killed_run(config: Config, tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What kill -9 of the driver, and with it of all workers, leaves behind within the second stage."""
+    """What kill -9 of a worker between the stages, then of the driver and with it of all, leaves in the second one."""
     out = tmp_path_factory.mktemp("killed") / "out"
     process = drive(config, tiny_prepared, out, workers=2)
+    wait_until(lambda: "checkpoint_2" in known_in(out), out, process)  # the first stage's last
+    workers_of(process)[-1].kill()
     wait_until_told(FIRST_KILL, out, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -166,6 +168,18 @@ def killed_run(config: Config, tiny_prepared: Path, tmp_path_factory: pytest.Tem
 def storage(out: Path) -> Path:
     """Where the checkpoints are told to go, by URI."""
     return out / "elsewhere"
+
+
+def known_in(out: Path) -> str:
+    """What Ray Train would go on from, as it writes it down."""
+    return "".join(path.read_text() for path in storage(out).glob("*/checkpoint_manager_snapshot.json"))
+
+
+def workers_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "TrainWorker" in "".join(child.cmdline()[:1])]
+    assert len(workers) == 2
+    return workers
 
 
 def drive(config: Config, prepared: Path, out: Path, *, workers: int) -> "subprocess.Popen[bytes]":

@@ -99,11 +99,23 @@ class Engine:
         for name, parameter in self._names.items():
             for key in MOMENTS:
                 whole[f"{key}/{name}"] = self._moment(parameter, key).float().cpu().clone()
-        return whole | {f"{SQUARES}/{name}": squares_N.cpu().clone() for name, squares_N in self._rows.squares.items()}
+        return whole | self.squares()
+
+    def squares(self) -> dict[str, Tensor]:
+        """The mean squares among the moments: a next stage goes on from them, for it reads rows trained by this one."""
+        return {f"{SQUARES}/{name}": squares_N.cpu().clone() for name, squares_N in self._rows.squares.items()}
 
     @torch.no_grad()
     def resume(self, moments: Mapping[str, Tensor], step: int) -> None:
-        """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing."""
+        """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing.
+
+        At step 0 it takes the mean squares that there are, and nothing need be there.
+        """
+        for name, squares_N in self._rows.squares.items():
+            if f"{SQUARES}/{name}" in moments:
+                squares_N.copy_(moments[f"{SQUARES}/{name}"])
+        if not step:
+            return
         wanted = [(MOMENTS[0], name) for name in self._names] + [(SQUARES, name) for name in self._rows.squares]
         missing = [name for key, name in wanted if f"{key}/{name}" not in moments]
         if missing:
@@ -113,8 +125,6 @@ class Engine:
         for name, parameter in self._names.items():
             for key in MOMENTS:
                 self._put(parameter, moments[f"{key}/{name}"], key)
-        for name, squares_N in self._rows.squares.items():
-            squares_N.copy_(moments[f"{SQUARES}/{name}"])
 
     def close(self) -> None:
         """Removes the engine's hooks. The module stays as ZeRO cut and rounded it: a next stage makes a new one."""

@@ -19,7 +19,8 @@ class RowRMSprop:
 
     One number for a row as in DLRM's row-wise Adagrad (arXiv 1906.00091). A step costs what the batch has read, however
     large the table: no other row is touched. The mean squares begin at 0 and are not corrected for that, so that a row
-    that is read seldom makes longer steps, the first 1 / sqrt(1 - decay) times as long as one that is read often.
+    that is read seldom makes longer steps, the first 1 / sqrt(1 - decay) times as long as one that is read often. From
+    stage to stage they are kept: else each would throw every row that far from what those before it have learned.
     Workers exchange the rows they have read, and hold the same table.
     """
 
