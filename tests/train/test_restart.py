@@ -154,7 +154,7 @@ def killed_run(config: Config, tiny_prepared: Path, tmp_path_factory: pytest.Tem
     """What kill -9 of a worker between the stages, then of the driver and with it of all, leaves in the second one."""
     out = tmp_path_factory.mktemp("killed") / "out"
     process = drive(config, tiny_prepared, out, workers=2)
-    wait_until(lambda: "checkpoint_2" in known_in(out), out, process)  # the first stage's last
+    wait_until(lambda: '"checkpoint_dir_name":' in known_in(out), out, process)  # the first stage's last
     workers_of(process)[-1].kill()
     wait_until_told(FIRST_KILL, out, process)
     os.killpg(process.pid, signal.SIGKILL)

@@ -93,7 +93,7 @@ class _Run:
         # Never itself trained, for an engine leaves its own cut up and rounded. Between stages it takes weights, not
         # copies, for those it had, which the anchor keeps: a table of n-grams can be half a gigabyte.
         self._objective = build_objective(self._config, self._prepared, taught)
-        self._moments: dict[str, Tensor] = {}
+        self._moments: dict[str, Tensor] = {}  # of the stage under way; between stages, of row tables alone
         self._anchor: dict[str, Tensor] = {}
         self._progress = Progress()
         self._begin_or_resume()
