@@ -131,7 +131,10 @@ class _Wandb:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
+        import wandb
+
         self._run.finish()
+        wandb.teardown()  # finish() does not wait for what the service has not written yet
 
 
 class _Mlflow:
