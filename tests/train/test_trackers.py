@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -73,6 +74,8 @@ def test_wandb_gets_the_numbers_offline(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run(tmp_path, 0, 9, open_trackers(["wandb"], "sample-1", tmp_path, {"seed": 0}))
+    names = [child.name() for child in psutil.Process().children(recursive=True)]
+    assert not [name for name in names if "wandb" in name]  # its service ends when all is written
     (written,) = (tmp_path / "wandb").glob("offline-run-*-sample-1/*.wandb")
     assert b"text/pairs/loss" in written.read_bytes()
 
