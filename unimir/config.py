@@ -13,7 +13,7 @@ from typing import Any, Literal
 from unimir.schema import KINDS, SPLITS, Kind, Split
 
 PARTS = ("text", "ngrams", "image", "nlu", "fusion", "proxies", "scale")
-"""Parts that a stage gives a learning rate of their own. Of `ngrams` it is RMSprop's by rows, of all others AdamW's;
+"""Parts that a stage gives a learning rate of their own. Of `ngrams` it is how far rows step, of all others AdamW's;
 `scale` are the temperatures, which by default move with the fastest of AdamW's parts."""
 LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor", "distill")
 """Text against counterpart; fused query against counterpart; both against a learned vector per group; intent; slots;

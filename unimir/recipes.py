@@ -214,8 +214,8 @@ def _atlas_stages() -> tuple[Stage, ...]:
     return (
         Stage(
             name="text",
-            steps=1900,
-            tasks=(dataclasses.replace(name, weight=3), dataclasses.replace(keyword, weight=9), *_ATLAS_TEXT),
+            steps=2330,
+            tasks=(dataclasses.replace(name, weight=3), dataclasses.replace(keyword, weight=13), *_ATLAS_TEXT),
             rates={"text": 1e-3, "ngrams": 0.03, "proxies": 1e-2, "scale": 0.1},
         ),
         Stage(
@@ -228,10 +228,10 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="joint",
-            steps=2150,
+            steps=2410,
             tasks=(
                 dataclasses.replace(name, weight=3, **_EMOJI),
-                dataclasses.replace(keyword, weight=3, **_EMOJI),
+                dataclasses.replace(keyword, weight=5.5, **_EMOJI),
                 Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1),
                 Task(
                     name="composed",

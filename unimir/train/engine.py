@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from unimir.config import EngineConfig
 from unimir.model.rows import RowTable
-from unimir.train.rows import RowRMSprop
+from unimir.train.rows import NormalizedRowSGD
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, by torch's names, beside the number of steps."""
-SQUARES = "row_squares"
-"""RMSprop's state of a row table."""
 
 
 class Engine:
-    """A DeepSpeed engine over a module, AdamW with one learning rate per part; beside it, row tables by RMSprop.
+    """A DeepSpeed engine over a module, AdamW with one learning rate per part; beside it, descent of row tables.
 
     What goes in and out (weights, moments) is whole, in fp32 and by the names of the state: what one ZeRO stage, number
     of workers or precision saved, every other loads.
@@ -51,7 +49,7 @@ class Engine:
         )
         self.device = torch.device(self._engine.device)
         self._create_moments()
-        self._rows = self._row_optimizer(parts, tables, decay=config.betas[1])
+        self._rows = self._row_optimizer(parts, tables)
         # DeepSpeed rounds the module first and then makes its fp32 weights of that; what is frozen stays rounded.
         self._frozen = {name: value for name, value in exact.items() if name not in self._names}
         with torch.no_grad():
@@ -93,31 +91,17 @@ class Engine:
         return whole
 
     def moments(self) -> dict[str, Tensor]:
-        """What the optimizers remember of all that moves, on the CPU: AdamW's moments of parameters as `exp_avg/NAME`,
-        mean squares of row tables as `row_squares/NAME`. Collective, as `weights`."""
+        """AdamW's moments of all that it moves, on the CPU, as `exp_avg/NAME`. Collective, as `weights`."""
         whole = {}
         for name, parameter in self._names.items():
             for key in MOMENTS:
                 whole[f"{key}/{name}"] = self._moment(parameter, key).float().cpu().clone()
-        return whole | self.squares()
-
-    def squares(self) -> dict[str, Tensor]:
-        """The mean squares among the moments: a next stage goes on from them, for it reads rows trained by this one."""
-        return {f"{SQUARES}/{name}": squares_N.cpu().clone() for name, squares_N in self._rows.squares.items()}
+        return whole
 
     @torch.no_grad()
     def resume(self, moments: Mapping[str, Tensor], step: int) -> None:
-        """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing.
-
-        At step 0 it takes the mean squares that there are, and nothing need be there.
-        """
-        for name, squares_N in self._rows.squares.items():
-            if f"{SQUARES}/{name}" in moments:
-                squares_N.copy_(moments[f"{SQUARES}/{name}"])
-        if not step:
-            return
-        wanted = [(MOMENTS[0], name) for name in self._names] + [(SQUARES, name) for name in self._rows.squares]
-        missing = [name for key, name in wanted if f"{key}/{name}" not in moments]
+        """Goes on as an engine that has made `step` steps to these moments. ValueError if one is missing."""
+        missing = [name for name in self._names if f"{MOMENTS[0]}/{name}" not in moments]
         if missing:
             raise ValueError(f"the checkpoint has no moments of {missing[0]}: it is of another stage")
         for state in self._inner().state.values():
@@ -131,8 +115,8 @@ class Engine:
         self._engine.destroy()
 
     def _row_optimizer(
-        self, parts: Iterable[tuple[nn.Module, float]], tables: Mapping[str, RowTable], *, decay: float
-    ) -> RowRMSprop:
+        self, parts: Iterable[tuple[nn.Module, float]], tables: Mapping[str, RowTable]
+    ) -> NormalizedRowSGD:
         """Gives every table its fp32 back, which DeepSpeed has rounded with the module, and steps those with a rate.
 
         As new tensors, for a stage before may have trained what this one holds still.
@@ -143,7 +127,7 @@ class Engine:
             if dist.get_world_size() > 1:
                 dist.broadcast(one.weight, 0)
         moving = {name: (one, rates[id(one)]) for name, one in tables.items() if rates.get(id(one), 0.0) > 0}
-        return RowRMSprop(moving, decay=decay)
+        return NormalizedRowSGD(moving)
 
     def _gathered(self, value: Tensor) -> contextlib.AbstractContextManager[Any]:
         if isinstance(value, nn.Parameter) and hasattr(value, "ds_id"):

@@ -28,7 +28,7 @@ from unimir.data.text import TextTokenizer
 from unimir.model.unimir import UniMIR
 from unimir.plain import from_dict
 from unimir.train.batches import digest, rng_of
-from unimir.train.engine import SQUARES, Engine
+from unimir.train.engine import Engine
 from unimir.train.feed import Sources, StageFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import Log, Step, open_trackers, rises
@@ -93,7 +93,7 @@ class _Run:
         # Never itself trained, for an engine leaves its own cut up and rounded. Between stages it takes weights, not
         # copies, for those it had, which the anchor keeps: a table of n-grams can be half a gigabyte.
         self._objective = build_objective(self._config, self._prepared, taught)
-        self._moments: dict[str, Tensor] = {}  # of the stage under way; between stages, of row tables alone
+        self._moments: dict[str, Tensor] = {}  # of the stage under way
         self._anchor: dict[str, Tensor] = {}
         self._progress = Progress()
         self._begin_or_resume()
@@ -140,7 +140,6 @@ class _Run:
         notes.flush()
         losses_held_out = self._held_out(engine, stage)
         forgotten = self._forgotten(engine)
-        self._moments |= engine.squares()
         self._objective.load_state_dict(engine.weights(), assign=True)
         engine.close()
         report = {
@@ -175,8 +174,9 @@ class _Run:
         if config.engine.compile:
             objective.model.compile_backbones()
         engine = Engine(objective, [(part, rate_of(name, stage)) for name, part in parts(objective)], config.engine)
-        engine.resume(self._moments, self._progress.step)
-        self._moments = {name: value for name, value in self._moments.items() if name.startswith(SQUARES)}
+        if self._progress.step:
+            engine.resume(self._moments, self._progress.step)
+            self._moments = {}
         return objective, engine
 
     def _steps(self, feed: StageFeed, meter: Meter, start: int) -> Iterator[tuple[Task, Batch]]:
@@ -217,14 +217,14 @@ class _Run:
     def _save(self, engine: Engine | None, stage: Stage, loss: float) -> None:
         """Rank 0's directory is the checkpoint; the report is collective. With an engine, within the stage."""
         weights = self._objective.state_dict() if engine is None else engine.weights()
-        moments = self._moments if engine is None else self._moments | engine.moments()
+        moments = {} if engine is None else engine.moments()
         score = deciding(len(self._progress.reports) - (engine is None), loss)
         with tempfile.TemporaryDirectory() as temporary:
             checkpoint = None
             if self._rank == 0:
                 directory = Path(temporary)
                 save_file(weights, directory / WEIGHTS)
-                if moments:
+                if engine is not None:
                     save_file(moments, directory / MOMENTS)
                 if any(map(anchored, self._config.stages)):
                     save_file(self._anchor, directory / ANCHOR)
@@ -243,9 +243,9 @@ class _Run:
             directory = Path(found)
             self._progress = Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
             self._objective.load_state_dict(load_file(directory / WEIGHTS), assign=True)
-            self._moments, self._anchor = (
-                load_file(directory / name) if (directory / name).exists() else {} for name in (MOMENTS, ANCHOR)
-            )
+            if self._progress.step:
+                self._moments = load_file(directory / MOMENTS)
+            self._anchor = load_file(directory / ANCHOR) if (directory / ANCHOR).exists() else {}
 
 
 class _Notes:
