@@ -104,7 +104,7 @@ def tiny() -> Config:
 
 
 def atlas() -> Config:
-    """Open data in 117 languages: emoji, photos, news, command pages and annotated commands; 30 minutes on 2 cores."""
+    """Open data in 117 languages: emoji, photos, news, command pages and annotated commands; half an hour, 2 cores."""
     return Config(
         recipe="atlas",
         corpora="atlas",
