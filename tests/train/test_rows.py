@@ -23,7 +23,7 @@ def table_of() -> RowTable:
 
 
 def optimizer_of(table: RowTable) -> NormalizedRowSGD:
-    return NormalizedRowSGD({"table": (table, RATE)})
+    return NormalizedRowSGD([(table, RATE)])
 
 
 def backward(table: RowTable, rows: list[int]) -> None:
@@ -67,6 +67,14 @@ def test_without_a_gradient_nothing_moves_and_no_gradient_is_used_twice() -> Non
     after = table.weight.detach().clone()
     optimizer.step(1.0)
     assert torch.equal(table.weight, after)
+
+
+def test_a_read_row_with_a_gradient_of_zero_stays() -> None:
+    table = table_of()
+    optimizer, before = optimizer_of(table), table.weight.detach().clone()
+    table(torch.tensor([2, 4])).mul(torch.tensor([[0.0], [1.0]])).sum().backward()
+    optimizer.step(1.0)
+    assert torch.nonzero((table.weight != before).any(1))[:, 0].tolist() == [4]
 
 
 def test_bags_are_sums_with_the_gradient_of_rows() -> None:

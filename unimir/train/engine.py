@@ -126,8 +126,7 @@ class Engine:
             one.weight = self._tables[name] = self._tables[name].to(self.device)
             if dist.get_world_size() > 1:
                 dist.broadcast(one.weight, 0)
-        moving = {name: (one, rates[id(one)]) for name, one in tables.items() if rates.get(id(one), 0.0) > 0}
-        return NormalizedRowSGD(moving)
+        return NormalizedRowSGD((one, rates[id(one)]) for one in tables.values() if rates.get(id(one), 0.0) > 0)
 
     def _gathered(self, value: Tensor) -> contextlib.AbstractContextManager[Any]:
         if isinstance(value, nn.Parameter) and hasattr(value, "ds_id"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -23,16 +23,16 @@ class NormalizedRowSGD:
     read step further, fitted emoji's words sooner, and found unseen texts worse.
     """
 
-    def __init__(self, tables: Mapping[str, tuple[RowTable, float]]) -> None:
-        """Tables by name with their peak learning rates."""
-        self._tables = tables
-        for table, _ in tables.values():
+    def __init__(self, tables: Iterable[tuple[RowTable, float]]) -> None:
+        """Tables with their peak learning rates."""
+        self._tables = list(tables)
+        for table, _ in self._tables:
             table.weight.requires_grad_()
 
     @torch.no_grad()
     def step(self, rate_factor: float) -> None:
         """Moves the rows that this step has read at this share of the rates, and forgets the gradient. Collective."""
-        for table, rate in self._tables.values():
+        for table, rate in self._tables:
             rows_U, grads_UD = _averaged(table.weight)
             table.weight.grad = None
             lengths_U1 = grads_UD.square().mean(1, keepdim=True).sqrt() + _EPS
