@@ -104,7 +104,7 @@ def tiny() -> Config:
 
 
 def atlas() -> Config:
-    """Open data in 117 languages: emoji, photos, news, command pages and annotated commands; half an hour, 2 cores."""
+    """Open data in 117 languages: emoji, photos, news, command pages and annotated commands; up to an hour, 2 cores."""
     return Config(
         recipe="atlas",
         corpora="atlas",
@@ -228,10 +228,10 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="joint",
-            steps=2410,
+            steps=2725,
             tasks=(
                 dataclasses.replace(name, weight=3, **_EMOJI),
-                dataclasses.replace(keyword, weight=5.5, **_EMOJI),
+                dataclasses.replace(keyword, weight=6.5, **_EMOJI),
                 Task(name="photos", kind="image_text", sources=("photo_class",), batch_size=128, weight=1),
                 Task(
                     name="composed",
@@ -241,7 +241,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     hide=0.2,
                     losses={"fused": 1.0, **_ATLAS_NLU},
                 ),
-                dataclasses.replace(_XSID, weight=3),
+                dataclasses.replace(_XSID, weight=5),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
                 *(dataclasses.replace(task, weight=task.weight * 1.2, losses=_TEXT_LOSSES) for task in _ATLAS_TEXT),
             ),
