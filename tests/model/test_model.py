@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import ARCH, LABEL_SETS, build, texts
 from transformers import BertConfig, BertModel
@@ -95,12 +97,18 @@ def test_tokenizer_larger_than_the_backbone_is_a_clear_error() -> None:
         UniMIR(config, LABEL_SETS, vocab_size=100, pad_id=1)
 
 
-@pytest.mark.parametrize("lengths", [[], [5], [3, 9, 1, 9, 200, 4], [1] * 50])
-def test_token_chunks_cover_rows_once_within_the_budget(lengths: list[int]) -> None:
-    chunks = list(token_chunks(lengths, 32))
-    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
-    for chunk in chunks:
-        assert len(chunk) == 1 or len(chunk) * max(lengths[row] for row in chunk) <= 32
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 2000))
+@settings(deadline=None)
+def test_token_chunks_cover_rows_once_within_the_budget_with_little_padding(lengths: list[int], budget: int) -> None:
+    chunks = [[lengths[row] for row in chunk] for chunk in token_chunks(lengths, budget)]
+    assert sorted(row for chunk in token_chunks(lengths, budget) for row in chunk) == list(range(len(lengths)))
+    assert [length for chunk in chunks for length in chunk] == sorted(lengths, reverse=True)
+    for chunk, after in zip(chunks, [*chunks, []][1:], strict=True):
+        filled = len(chunk) * chunk[0]
+        assert len(chunk) == 1 or (filled <= budget and 32 * (filled - sum(chunk)) <= budget)
+        if after:  # no chunk ends before it must
+            filled += chunk[0]
+            assert filled > budget or 32 * (filled - sum(chunk) - after[0]) > budget
 
 
 def test_torchvision_timm_and_transformers_import_beside_this_torch() -> None:

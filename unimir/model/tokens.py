@@ -49,11 +49,16 @@ class TokenBatch:
 def token_chunks(lengths: list[int], token_budget: int) -> Iterator[list[int]]:
     """Row numbers in chunks of similar length, the longest rows first; padded, a chunk stays within the budget.
 
-    A single row longer than the budget is a chunk of its own.
+    A thirty-second of it is the most that is padding: beyond that, computing it costs more than another chunk does. A
+    single row longer than the budget is a chunk of its own.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    start = 0
-    while start < len(order):
-        size = max(1, token_budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+    start, padding = 0, 0
+    for stop, row in enumerate(order):
+        longest = lengths[order[start]]
+        padding += longest - lengths[row]
+        if stop > start and ((stop + 1 - start) * longest > token_budget or padding > token_budget // 32):
+            yield order[start:stop]
+            start, padding = stop, 0
+    if order:
+        yield order[start:]
