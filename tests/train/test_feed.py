@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -146,7 +147,7 @@ def test_a_worker_without_pictures_encodes_one_that_nobody_looks_at(tiny_config:
     rows = feed.order.batch(0)
     half = len(rows) // 2
     assert (feed.picture_rows[rows[half:]] >= 0).any()
-    feed.picture_rows[rows[:half]] = -1
+    feed.picture_rows[rows[:half]], feed.documents = -1, feed.ids  # what has no picture has a text
     first, second = (feed.batch(0, rank, 2) for rank in range(2))
     assert first.picture_of_B is not None and (first.picture_of_B == -1).all()
     assert first.pixels is not None and len(first.pixels) == 1
@@ -160,6 +161,22 @@ def test_more_workers_than_rows_of_a_batch_are_refused(tiny_config: Config, tiny
     check_stages(tiny_config, tiny_prepared, 32)
     with pytest.raises(ValueError, match="task parallel: 32 rows a batch; 33 workers need one each"):
         check_stages(tiny_config, tiny_prepared, 33)
+
+
+def test_queries_that_ask_for_nothing_are_no_examples_of_retrieval(
+    tiny_config: Config, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    """They would be held against a text without tokens, whose vector is no number."""
+    bare = shutil.copytree(tiny_prepared, tmp_path / "bare")
+    for path in (bare / "intent_query" / "train").glob("*.parquet"):
+        table = pq.read_table(path)
+        for name in ("image_id", "doc_ids"):
+            field = table.schema.field(name)
+            values = pa.nulls(len(table), field.type)
+            table = table.set_column(table.schema.get_field_index(name), field, values)
+        pq.write_table(table, path)
+    with pytest.raises(ValueError, match="task queries: [0-9]+ queries of split train have neither a picture"):
+        check_stages(tiny_config, bare, 1)
 
 
 def test_what_the_last_stage_lacks_is_said_before_the_first_begins(

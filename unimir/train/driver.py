@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
@@ -21,10 +22,12 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
-from unimir.config import Config, check_trackers
+from unimir.config import Config, Task, check_trackers
+from unimir.data.prepared import read_kind
 from unimir.data.text import TextTokenizer
 from unimir.plain import to_dict
-from unimir.train.batches import read_examples
+from unimir.schema import Split
+from unimir.train.batches import of_sources, read_examples
 from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
@@ -144,7 +147,10 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
 
 
 def check_stages(config: Config, prepared: Path, workers: int) -> None:
-    """ValueError for a task that could not begin when its stage does: too few rows, or nothing to hide tokens with."""
+    """ValueError for a task that could not begin when its stage does.
+
+    Because of too few rows, nothing to hide tokens with, or queries that ask for nothing.
+    """
     tokenizer = TextTokenizer.from_file(prepared / "tokenizer.json", config.model.text.max_tokens)
     for task in (task for stage in config.stages for task in stage.tasks):
         if task.hide and tokenizer.mask_id is None:
@@ -152,6 +158,21 @@ def check_stages(config: Config, prepared: Path, workers: int) -> None:
         size = min(task.batch_size, len(read_examples(prepared, task, "train", [])))
         if size < workers:
             raise ValueError(f"task {task.name}: {size} rows a batch; {workers} workers need one each")
+        for split in ("train", "validation"):
+            if bare := _without_item(prepared, task, split):
+                raise ValueError(
+                    f"task {task.name}: {bare} queries of split {split} have neither a picture nor a document; its "
+                    "losses (contrastive, fused) need one: leave out their source, or these losses"
+                )
+
+
+def _without_item(prepared: Path, task: Task, split: Split) -> int:
+    """Queries that ask for nothing, of a task that holds queries against what they ask for."""
+    if task.kind != "intent_query" or not any(task.losses.get(name) for name in ("contrastive", "fused")):
+        return 0
+    table = read_kind(prepared, task.kind, split, ["source", "image_id", "doc_ids"])
+    bare = pc.and_(pc.is_null(table["image_id"]), pc.is_null(table["doc_ids"])).to_numpy()
+    return int(bare[of_sources(table, task)].sum())
 
 
 def _nodes() -> list[Node]:
