@@ -163,16 +163,17 @@ def test_more_workers_than_rows_of_a_batch_are_refused(tiny_config: Config, tiny
         check_stages(tiny_config, tiny_prepared, 33)
 
 
+@pytest.mark.parametrize("picture", [None, "lost/1"])
 def test_queries_that_ask_for_nothing_are_no_examples_of_retrieval(
-    tiny_config: Config, tiny_prepared: Path, tmp_path: Path
+    picture: str | None, tiny_config: Config, tiny_prepared: Path, tmp_path: Path
 ) -> None:
     """They would be held against a text without tokens, whose vector is no number."""
     bare = shutil.copytree(tiny_prepared, tmp_path / "bare")
     for path in (bare / "intent_query" / "train").glob("*.parquet"):
         table = pq.read_table(path)
-        for name in ("image_id", "doc_ids"):
+        for name, value in (("image_id", picture), ("doc_ids", None)):
             field = table.schema.field(name)
-            values = pa.nulls(len(table), field.type)
+            values = pa.array([value] * len(table), field.type)
             table = table.set_column(table.schema.get_field_index(name), field, values)
         pq.write_table(table, path)
     with pytest.raises(ValueError, match="task queries: [0-9]+ queries of split train have neither a picture"):

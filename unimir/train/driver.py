@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.train
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
 from unimir.config import Config, Task, check_trackers
-from unimir.data.prepared import read_kind
+from unimir.data.prepared import read_images, read_kind
 from unimir.data.text import TextTokenizer
 from unimir.plain import to_dict
 from unimir.schema import Split
@@ -171,7 +172,8 @@ def _without_item(prepared: Path, task: Task, split: Split) -> int:
     if task.kind != "intent_query" or not any(task.losses.get(name) for name in ("contrastive", "fused")):
         return 0
     table = read_kind(prepared, task.kind, split, ["source", "image_id", "doc_ids"])
-    bare = pc.and_(pc.is_null(table["image_id"]), pc.is_null(table["doc_ids"])).to_numpy()
+    pictures = read_images(prepared)["image_id"].cast(pa.large_string()).combine_chunks()
+    bare = pc.and_not(pc.is_null(table["doc_ids"]), pc.is_in(table["image_id"], pictures)).to_numpy()
     return int(bare[of_sources(table, task)].sum())
 
 
