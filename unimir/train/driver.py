@@ -29,6 +29,7 @@ from unimir.data.text import TextTokenizer
 from unimir.plain import to_dict
 from unimir.schema import Split
 from unimir.train.batches import of_sources, read_examples
+from unimir.train.feed import contrasts
 from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
@@ -169,7 +170,7 @@ def check_stages(config: Config, prepared: Path, workers: int) -> None:
 
 def _without_item(prepared: Path, task: Task, split: Split) -> int:
     """Queries that ask for nothing, of a task that holds queries against what they ask for."""
-    if task.kind != "intent_query" or not any(task.losses.get(name) for name in ("contrastive", "fused")):
+    if task.kind != "intent_query" or not contrasts(task):
         return 0
     table = read_kind(prepared, task.kind, split, ["source", "image_id", "doc_ids"])
     pictures = read_images(prepared)["image_id"].cast(pa.large_string()).combine_chunks()

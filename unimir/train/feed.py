@@ -103,7 +103,7 @@ class TaskFeed:
         self.documents = Ragged(table["doc_ids"].combine_chunks()) if "doc_ids" in table.column_names else None
         self.labels = Labels(table, self.ids, sources.label_sets) if "intent" in table.column_names else None
         self.images: Pictures | None = None
-        if "image_id" in table.column_names and _contrasts(task):
+        if "image_id" in table.column_names and contrasts(task):
             self.images = sources.pictures()
             found = pc.index_in(table["image_id"], self.images.ids).fill_null(-1)
             self.picture_rows = found.to_numpy().astype(np.int64)  # of every example; -1 where it has none
@@ -132,7 +132,7 @@ class TaskFeed:
             cached=self.task.cached,
         )
         changes: dict[str, Any] = {}
-        if _contrasts(self.task):
+        if contrasts(self.task):
             changes |= self._counterparts(rows, own, None if partners is None else partners[own], number)
         if self.hard is not None:
             changes |= self.hard.of(rows, own, rng)
@@ -295,6 +295,6 @@ def _codes(table: pa.Table, column: str) -> NDArray[np.int64]:
     return codes
 
 
-def _contrasts(task: Task) -> bool:
+def contrasts(task: Task) -> bool:
     """Whether the task's counterparts are looked at; `proxy` alone is about texts."""
     return any(task.losses.get(name) for name in ("contrastive", "fused"))
