@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     out = Path(args.out)
     trackers = tuple(filter(None, args.track.split(",")))
     check_trackers(trackers)
-    wanted = Wanted(workers=args.workers, cpus=args.cpus, gpus=args.gpus)
+    wanted = Wanted(workers=args.workers, cpus=args.cpus, gpus=args.gpus, grows=job.grows())
     from unimir.data.sources import corpora_of
 
     corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)

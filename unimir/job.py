@@ -42,7 +42,7 @@ def cluster() -> Iterator[None]:
     """Connects to the cluster that RAY_ADDRESS names (`ray job submit` sets it), else starts one on this machine."""
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = _address()
     options: dict[str, Any] = {}
     if address == "local":
         options["include_dashboard"] = False  # it lives as long as the job: nobody would see it
@@ -53,6 +53,11 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def grows() -> bool:
+    """Whether machines may still start: not where `cluster` starts one that is this machine alone."""
+    return _address() != "local"
 
 
 def workers(text: str) -> tuple[int, int]:
@@ -85,6 +90,10 @@ def user_error(error: BaseException) -> ValueError | None:
         linked = [getattr(current, "cause", None), current.__cause__, *(workers.values() if workers else ())]
         pending += [link for link in linked if isinstance(link, BaseException)]
     return None
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS", "local")
 
 
 def _one_line(error: BaseException) -> str:

@@ -56,7 +56,7 @@ def head() -> Iterator[dict[str, str]]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2500)
 def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_path: Path) -> None:
     """The whole sample, through `ray job submit` with token authentication as the README says."""
     ray = str(Path(sys.executable).with_name("ray"))
@@ -64,7 +64,7 @@ def test_main_job_as_a_submitted_job_meets_its_bars(head: dict[str, str], tmp_pa
     command = [ray, "job", "submit", "--address", "http://127.0.0.1:8271", "--working-dir", ".", *entry]
     for _ in range(24):  # the head and its job agent are up some seconds after its start
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **head}, capture_output=True, text=True, timeout=1400
+            command, cwd=ROOT, env={**os.environ, **head}, capture_output=True, text=True, timeout=2400
         )
         if "No available agent" not in done.stderr + done.stdout and "Failed to connect" not in done.stderr:
             break

@@ -24,6 +24,7 @@ TWO, BIG, HEAD, GPU = (2, 0), (16, 0), (0, 0), (8, 1)
         ([HEAD], Wanted(workers=3, cpus=8, gpus=1), (3, 8, 1)),  # the autoscaler starts them
         ([HEAD], Wanted(cpus=4), (1, 4, 0)),
         ([TWO], Wanted(cpus=2), (1, 2, 0)),
+        ([TWO], Wanted(cpus=2, grows=False), (1, 2, 0)),
         ([(16, 8)], Wanted(cpus=4), (4, 4, 1)),
         ([HEAD, BIG], Wanted(workers=2, cpus=8, gpus=1), (2, 8, 1)),
     ],
@@ -38,7 +39,10 @@ def test_workers_follow_the_machines_unless_asked_for(
 @pytest.mark.parametrize(
     ("nodes", "wanted", "message"),
     [
-        ([TWO], {"workers": 9}, "--workers 9; this cluster has 2 CPUs and 0 GPUs, and each worker needs a CPU "),
+        ([TWO], {"workers": 9}, "--workers 9; this cluster has 2 CPUs and 0 GPUs, and each worker needs a CPU of one"),
+        ([TWO], {"workers": 9, "grows": False}, "--workers 9; .* needs a CPU of one machine$"),
+        ([TWO], {"cpus": 3, "grows": False}, "--workers 1; .* 2 CPUs .* each worker needs 3 CPUs of one machine$"),
+        ([(16, 1)], {"workers": 2, "cpus": 4, "gpus": 1, "grows": False}, "needs 4 CPUs and a GPU of one machine$"),
         (
             [(16, 1)],
             {"workers": 2},

@@ -23,11 +23,12 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a user asks for; None: what the cluster has. With `cpus`, on machines that are still to start, too."""
+    """What a user asks for; None: what the cluster has. With `cpus`, on machines still to start, too."""
 
     workers: int | None = None
     cpus: int | None = None  # of each worker
     gpus: int | None = None  # of each worker, 0 or 1
+    grows: bool = True  # whether machines may still start: else what is not there is a mistake
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -45,19 +46,20 @@ ANY = Wanted()
 def shared_out(nodes: Sequence[Node], wanted: Wanted) -> Hardware:
     """Unless asked for otherwise: a worker for each GPU, or without GPUs two, and as many CPUs for each as fit.
 
-    ValueError if the cluster has too little, and it is not said how much an autoscaler should start.
+    ValueError if the cluster has too little, and no autoscaler is told how much to start.
     """
     gpus = int(any(of_node for _, of_node in nodes)) if wanted.gpus is None else wanted.gpus
     places = _places(nodes, wanted.cpus or 1, gpus)
     workers = wanted.workers or max(1, places if gpus else min(2, places))
-    if wanted.cpus is not None:
+    if wanted.cpus is not None and (wanted.grows or workers <= places):
         return Hardware(workers=workers, cpus=wanted.cpus, gpus=gpus)
     if workers > places:
         has = f"{sum(cpus for cpus, _ in nodes)} CPUs and {sum(gpus for _, gpus in nodes)} GPUs"
-        needs = "a CPU and a GPU of one machine" if gpus else "a CPU"
+        needs = "a CPU" if wanted.cpus in (None, 1) else f"{wanted.cpus} CPUs"
+        advice = " (where machines start when asked for, say how many CPUs of each with --cpus)" if wanted.grows else ""
         raise ValueError(
-            f"--workers {workers}; this cluster has {has}, and each worker needs {needs} "
-            "(where machines start when asked for, say how many CPUs of each with --cpus)"
+            f"--workers {workers}; this cluster has {has}, and each worker needs {needs}"
+            f"{' and a GPU' if gpus else ''} of one machine{advice}"
         )
     cpus = max(cpus for cpus, _ in nodes)
     while _places(nodes, cpus, gpus) < workers:
