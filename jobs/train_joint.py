@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
 
     corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)
     from unimir.data.prepare import prepare
-    from unimir.evaluate import evaluate
+    from unimir.evaluate import check, evaluate
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
     from unimir.train.driver import Places, select_stages, train
@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         config = select_stages(config, args.stages.split(","))
     with job.cluster():
         prepared = prepare(corpora, config, out)
+        check(prepared, config)
         places = Places(out=out, storage=args.storage, trackers=trackers)
         trained = train(config, prepared, places, wanted)
     found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unimir.config import Config, EvalTask
-from unimir.evaluate import _items, evaluate
+from unimir.evaluate import _items, check, evaluate
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
 from unimir.schema import PREPARED
@@ -94,6 +94,10 @@ def test_unknown_label_set_is_a_clear_error(
         evaluate(Encoder.from_bundle(tiny_bundle), tmp_path, config)
 
 
-def test_no_rows_is_a_clear_error(tiny_bundle: Path, tiny_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no image_text rows in evaluation"):
+def test_no_rows_is_a_clear_error(tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="task 'text_to_image': .* has no image_text rows in split evaluation"):
         evaluate(Encoder.from_bundle(tiny_bundle), tmp_path, tiny_config)
+    (task, *_) = tiny_config.evaluation
+    named = dataclasses.replace(tiny_config, evaluation=(dataclasses.replace(task, sources=("flickr",)),))
+    with pytest.raises(ValueError, match="no image_text rows of flickr in split evaluation"):
+        check(tiny_prepared, named)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from unimir import metrics
 from unimir.config import Config, EvalTask
+from unimir.data.image import decode_stored
 from unimir.data.prepared import read_images, read_kind
 from unimir.evaluate_nlu import judge_understanding, named
 from unimir.infer import Encoder
@@ -57,18 +58,27 @@ def evaluate(
     encoder: Encoder, prepared: Path, config: Config, *, progress: Progress = lambda name: None
 ) -> dict[str, float]:
     """Flat metrics `TASK.METRIC.AGGREGATE`; ValueError where the corpus and the bundle do not fit together."""
+    check(prepared, config)
     found: dict[str, float] = {}
     for task in config.evaluation:
         progress(task.name or task.measure)
         tables = {split: _read(prepared, task, split) for split in ("train", config.eval_split)}
         held_out = tables[config.eval_split]
-        if not len(held_out):
-            raise ValueError(
-                f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows in {config.eval_split}"
-            )
         pool = held_out if task.pool == "evaluation" else pa.concat_tables(tables.values())
         found.update(_MEASURES[task.measure](task, encoder, _Corpus(prepared, tables["train"], held_out, pool)))
     return found
+
+
+def check(prepared: Path, config: Config) -> None:
+    """ValueError for an evaluation task that the corpus has no rows for: better known before training than after."""
+    for task in config.evaluation:
+        sources = read_kind(prepared, task.kind, config.eval_split, ["source"])["source"]
+        if not (pc.any(pc.is_in(sources, pa.array(task.sources))).as_py() if task.sources else len(sources)):
+            wanted = f" of {', '.join(task.sources)}" if task.sources else ""
+            raise ValueError(
+                f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows{wanted} in split "
+                f"{config.eval_split} (--set evaluation=[] evaluates nothing)"
+            )
 
 
 @dataclass(frozen=True)
@@ -220,7 +230,8 @@ def _embed_items(encoder: Encoder, items: Items, prepared: Path) -> Vectors:
         for batch in read_images(prepared).select(["image_id", "image"]).to_batches(max_chunksize=256):
             wanted = [(place[r["image_id"]], r["image"]) for r in batch.to_pylist() if r["image_id"] in place]
             if wanted:
-                vectors[[p for p, _ in wanted]] = encoder.embed_images([data for _, data in wanted])
+                images = [decode_stored(data, target=encoder.bundle.preprocess.size) for _, data in wanted]
+                vectors[[p for p, _ in wanted]] = encoder.embed_images(images)
     vectors[len(items.images) :] = encoder.embed_texts(items.texts)
     return vectors
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from unimir.config import PrepareConfig
-from unimir.data.image import Preprocess, decode_image, store_image
+from unimir.data.image import Preprocess, decode_image, decode_stored, store_image
 
 LIMITS = PrepareConfig(max_image_bytes=1_000_000, max_image_pixels=1_000_000, max_image_aspect=20.0)
 
@@ -137,3 +137,14 @@ def test_random_crops_repeat_with_their_seed(picture: Callable[..., bytes]) -> N
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="preprocess"):
         Preprocess(**{"size": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, **wrong})
+
+
+@pytest.mark.parametrize(("side", "aspect"), [(64, 1.78), (128, 1.78)])
+def test_what_was_within_its_limits_can_be_read_once_stored(side: int, aspect: float) -> None:
+    """A rounded side carries 16 by 9 beyond 1.78."""
+    limits = PrepareConfig(max_image_aspect=aspect)
+    given = encoded(Image.new("RGB", (1920, 1080), (200, 30, 30)), "JPEG")
+    stored = store_image(decode_image(given, limits, target=side), side)
+    image = decode_stored(stored)
+    assert max(image.size) > aspect * min(image.size)
+    assert min(image.size) == side == min(decode_stored(stored, target=side // 2).size)

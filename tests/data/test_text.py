@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimir.bio import spans_from_tags
-from unimir.data.text import TextTokenizer, align_slots, train_tokenizer
+from unimir.data.text import TextTokenizer, align_slots, train_tokenizer, whole_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), min_size=1)
 
@@ -69,6 +69,19 @@ def test_directory_and_mistakes(tokenizer_file: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="not a tokenizer.json"):
         TextTokenizer.from_file(tmp_path, 8)
+
+
+def test_a_padding_token_that_another_file_names_goes_along(tokenizer_file: Path, tmp_path: Path) -> None:
+    assert whole_tokenizer(tokenizer_file) == tokenizer_file.read_bytes()  # says so itself
+    file, copy = tmp_path / "tokenizer.json", tmp_path / "copy.json"
+    file.write_text(tokenizer_file.read_text(encoding="utf-8").replace("<pad>", "<|fill|>"), encoding="utf-8")
+    with pytest.raises(ValueError, match="no padding token .looked for <pad>, "):
+        TextTokenizer.from_file(file, 8)
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "<|fill|>"}}')
+    copy.write_bytes(whole_tokenizer(file))
+    (tmp_path / "tokenizer_config.json").unlink()
+    given, carried = TextTokenizer.from_file(tokenizer_file, 8), TextTokenizer.from_file(copy, 8)
+    assert carried.pad_id == given.pad_id and carried.encode(["a dog", "dog"]) == given.encode(["a dog", "dog"])
 
 
 @pytest.mark.parametrize("text", ["the dog", "日本 x", "  spaced", "é👍🏽!", "a 12 b"])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -163,6 +164,32 @@ def test_an_image_checkpoint_that_is_none_is_a_clear_error(kind: str, tmp_path: 
         path.write_bytes(b"hello")
     with pytest.raises(ValueError, match="no checkpoint that can be read"):
         ImageEncoder(ImageConfig(name="convnext_atto", checkpoint=str(path)), dim=4)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "lcnet_035", "hgnetv2_b0", "convnext_atto"])
+def test_image_backbones_with_a_hidden_layer_behind_their_features(name: str) -> None:
+    tower = ImageEncoder(ImageConfig(name=name, size=32), dim=4).eval()
+    assert tower(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ({"hidden_act": "geluu"}, "cannot be built .*geluu"),
+        ({"num_hidden_layers": "2"}, "cannot be built .*num_hidden_layers"),
+        ({"max_position_embeddings": 40}, "max_tokens 40; text backbone xlm-roberta has 38 positions"),
+    ],
+)
+def test_architectures_that_cannot_be_are_clear_errors(arch: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextEncoder(TextConfig(arch={**ARCH, **arch}, max_tokens=40), vocab_size=100, pad_id=1, dim=8)
+
+
+def test_a_damaged_text_backbone_is_a_clear_error(tmp_path: Path) -> None:
+    build().text.backbone.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="text backbone .* cannot be loaded"):
+        TextEncoder(TextConfig(backbone=str(tmp_path), max_tokens=40), vocab_size=100, pad_id=1, dim=8)
 
 
 def test_arguments_that_an_image_backbone_lacks_are_a_clear_error() -> None:

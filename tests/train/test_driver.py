@@ -133,7 +133,22 @@ def test_what_changes_no_model_changes_no_run_and_what_does_is_another(tiny_conf
     [
         (["engine={zero: 1, precision: bf16}"], "engine.precision bf16, but no GPUs"),
         (["model.image={name: vit_tiny_patch16_224, size: 32}"], "'vit_tiny_patch16_224' takes no 32 pixels"),
-        (["stages.joint.tasks.captions.sources=[flickr]"], "task captions: .* has no image_text rows of flickr"),
+        (["stages.joint.tasks.captions.sources=[flickr]"], "task captions: .* has no image_text rows of flickr in"),
+        (["stages.joint.tasks.captions.sources=[captions, captoins]"], "has no image_text rows of captoins in split train"),
+        (
+            ["stages.joint.rates={image: 2e-3, fusion: 2e-3}"],
+            "stage joint, task commands: intent, slots would move nlu, text, of which none has a rate",
+        ),
+        (
+            ["stages.text.tasks.parallel.losses.proxy=1"],
+            "stage text, task parallel: proxy, but no stage up to this one has a rate for proxies",
+        ),
+        (
+            ["engine.activation_checkpointing=true", "model.image={name: hrnet_w18_small, size: 32}"],
+            "engine.activation_checkpointing: gradient checkpointing not supported",
+        ),
+        (["model.text.arch.num_layers=4"], "model.text.arch: unknown key 'num_layers'; keys of xlm-roberta: .*num_hid"),
+        (["model.text.arch.model_type=bart5"], "model_type 'bart5'; transformers has no such model"),
     ],
 )
 def test_what_a_later_stage_could_not_do_is_said_before_the_first(

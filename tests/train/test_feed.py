@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from unimir.artifacts import read_manifest
 from unimir.bundle import preprocess_of, read_label_sets
 from unimir.config import Config, Stage, Task
 from unimir.data.prepared import read_kind
+from unimir.plain import override
 from unimir.train.driver import check_stages
 from unimir.train.feed import Sources, StageFeed, TaskFeed, held_out, proxy_groups
 from unimir.train.hints import Negatives, write_negatives
@@ -109,6 +111,22 @@ def test_pictures_of_a_frozen_tower_come_once(tiny_config: Config, tiny_prepared
     assert sent and set(sent) == {row for _, row in asked}
     assert max(sent.count(row) for row in set(sent)) <= tasks  # once for each task that looks at it
     assert feed.kept_pictures > max(sent)
+
+
+@pytest.mark.parametrize(("zero", "rate", "cropped"), [(0, 0.0, False), (3, 0.0, False), (0, 1e-3, True)])
+def test_a_frozen_tower_is_shown_whole_pictures_whether_kept_or_not(
+    zero: Literal[0, 3], rate: float, cropped: bool, tiny_config: Config, tiny_prepared: Path
+) -> None:
+    """Else ZeRO 3, which keeps no vectors, would learn from other pictures than ZeRO 0."""
+    config = override(
+        tiny_config, [f"engine.zero={zero}", "model.image.min_crop=0.3", f"stages.joint.rates.image={rate}"]
+    )
+    given = sources(config, tiny_prepared)
+    task, batch = next(pair for pair in StageFeed(config.stages[2], given).batches(0, 1) if pair[1].pixels is not None)
+    feed = TaskFeed(task, config.stages[2], given)
+    rows = feed.picture_rows[batch.rows_B.numpy()]
+    whole = given.pictures().pixels(np.unique(rows[rows >= 0]), None)
+    assert torch.equal(batch.pixels, whole) is not cropped
 
 
 def test_held_out_batches_are_of_the_validation_split_and_always_the_same(

@@ -62,10 +62,10 @@ def test_a_scale_is_bounded_but_not_caught_beyond_its_bound(start: float, wanted
 
 def with_hard(batch: Batch) -> Batch:
     """Two mined documents for every row; one of them is of the row's own group."""
-    groups_M = torch.stack([batch.groups_B, batch.groups_B + 1], 1).ravel()
+    groups_M, texts_M = (torch.stack([own, own + 1], 1).ravel() for own in (batch.groups_B, batch.texts_B))
     rows = [texts(5 + int(group) % 3) for group in groups_M]
     tokens = type(batch.texts)(torch.cat([r.ids_T for r in rows]), torch.cat([r.lengths_B for r in rows]))
-    return replace(batch, hard=tokens, hard_groups_M=groups_M)
+    return replace(batch, hard=tokens, hard_groups_M=groups_M, hard_texts_M=texts_M)
 
 
 def _worker(rank: int, sizes: list[int], store: str, out: str, cached: bool) -> None:
@@ -130,6 +130,26 @@ def test_anchor_measures_forgetting() -> None:
     assert "anchor" not in {name.split(".")[0] for name, _ in one.named_parameters()}
 
 
+def test_the_anchor_computes_in_the_engines_precision() -> None:
+    """DeepSpeed rounds the module that it is given, of which the anchor is no part."""
+    one, weights = objective(), objective().model.text.state_dict()
+    one.set_anchor(weights, torch.bfloat16)
+    one.model.bfloat16()
+    with torch.no_grad():
+        one.model.text.projection.weight.normal_()
+    batch = Batch(
+        losses={"anchor": 1.0}, sizes=[2], texts=texts(4, 6), groups_B=torch.arange(2), texts_B=torch.arange(2)
+    )
+    (rounded,) = one(batch)[1].values()
+    exact = objective()
+    exact.set_anchor(weights)
+    exact.model.load_state_dict({name: value.float() for name, value in one.model.state_dict().items()})
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(exact(batch)[0].item(), abs=0.03)
+    assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
+    assert one._anchor is not None and one._anchor(batch.texts).dtype == torch.bfloat16
+
+
 def test_the_anchor_takes_a_table_without_copying_it() -> None:
     """A value that is changed in the given table is changed in the anchor: what is half a gigabyte is there once."""
     one, weights = objective(), objective().model.text.state_dict()
@@ -188,6 +208,18 @@ def test_hard_negatives_are_further_columns_but_for_the_own_group() -> None:
     columns = (a @ b.T).T * 3
     back = -(columns.diagonal() - columns.logsumexp(1)).mean()
     assert loss.item() == pytest.approx(((forward + back) / 2).item(), rel=1e-6)
+
+
+def test_a_hard_negative_that_answers_the_same_query_in_another_row_is_none() -> None:
+    one = objective()
+    rows = {"sizes": [2], "groups_B": torch.arange(2), "texts_B": torch.tensor([7, 8]), "losses": {"contrastive": 1.0}}
+
+    def loss(groups: list[int], answered: list[int]) -> float:
+        hard = {"hard_groups_M": torch.tensor(groups), "hard_texts_M": torch.tensor(answered)}
+        return one(Batch(texts=texts(4, 6), documents=texts(3, 5), hard=texts(2, 7), **hard, **rows))[0].item()
+
+    assert loss([4, 5], [7, 7]) == pytest.approx(loss([0, 0], [9, 9]), rel=1e-6)  # both are the first row's
+    assert loss([4, 5], [7, 7]) < loss([4, 5], [9, 9])
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse"])

@@ -38,6 +38,7 @@ from unimir.train.feed import Sources, TaskFeed
 from unimir.train.hardware import Wanted
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Objective
+from unimir.train.teach import load
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [
@@ -181,6 +182,9 @@ def test_it_is_exported_and_loaded_again(trained: Trained, tmp_path: Path) -> No
     theirs = SentenceTransformer(str(tmp_path / "exported"), device="cpu").encode(texts)
     assert (theirs * Encoder(bundle).embed_texts(texts)).sum(1).min() > 0.9999
     assert str(Path(BACKBONE)) not in (trained.bundle / "config.json").read_text()  # it needs no checkpoint any more
+    # As a teacher it teaches what it gives others, its projection included.
+    taught = load(Teacher(backbone=str(tmp_path / "exported"), max_tokens=32))(texts)
+    assert taught.shape == theirs.shape and (taught * theirs).sum(1).min() > 0.9999
 
 
 def test_teacher_vectors_are_those_of_its_own_library(trained: Trained, prepared: Path) -> None:

@@ -27,25 +27,31 @@ def decode_image(data: bytes, limits: PrepareConfig, *, target: int | None = Non
     with warnings.catch_warnings():
         # Pillow warns about bombs and odd metadata; the size check below decides, nothing must leak into the caller.
         warnings.simplefilter("ignore")
-        return decode_stored(data, limits, target=target)
+        if len(data) > limits.max_image_bytes:
+            raise ValueError("image over the byte limit")
+        image = _open(data)
+        width, height = image.size
+        if width * height > limits.max_image_pixels:
+            raise ValueError("image over the pixel limit")
+        if max(width, height) > limits.max_image_aspect * min(width, height):
+            raise ValueError("image aspect over the limit")
+        return _loaded(image, target)
 
 
-def decode_stored(data: bytes, limits: PrepareConfig, *, target: int | None = None) -> Image.Image:
+def decode_stored(data: bytes, *, target: int | None = None) -> Image.Image:
     """As `decode_image`, of a picture that `store_image` has made: Pillow has no warning for it.
 
-    So threads may do this together, which may not silence warnings: those are of the whole process.
+    So threads may do this together, which may not silence warnings: those are of the whole process. It was within its
+    limits before it was stored: a rounded side or another format may have carried it beyond.
     """
-    if len(data) > limits.max_image_bytes:
-        raise ValueError("image over the byte limit")
-    image = _open(data)
-    width, height = image.size
-    if width * height > limits.max_image_pixels:
-        raise ValueError("image over the pixel limit")
-    if max(width, height) > limits.max_image_aspect * min(width, height):
-        raise ValueError("image aspect over the limit")
+    return _loaded(_open(data), target)
+
+
+def _loaded(image: Image.Image, target: int | None) -> Image.Image:
     try:
         if target is not None and image.format == "JPEG":
             # The JPEG decoder shrinks by 2, 4 or 8 for free; twice the target leaves detail for the resize.
+            width, height = image.size
             scale = 2 * target / min(width, height)
             if scale < 1:
                 image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))

@@ -22,7 +22,7 @@ from unimir.data.keys import label_hash
 from unimir.data.passes import each
 from unimir.data.readers import Unit, plan, table_files
 from unimir.data.shards import Found, Part, Shards, label_of
-from unimir.data.text import TextTokenizer, tokenizer_file, train_tokenizer
+from unimir.data.text import TextTokenizer, tokenizer_file, train_tokenizer, whole_tokenizer
 from unimir.plain import to_dict
 from unimir.schema import SPLITS
 
@@ -39,9 +39,7 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
     listing = [[file.label, file.size, file.mtime] for file in files]
     settings = {"tokenizer": to_dict(config.tokenizer), "prepare": to_dict(config.prepare)}
     tokenizer = _given_tokenizer(config)
-    key = artifacts.content_id(
-        artifacts.canonical_json([_FORMAT, manifest, settings, listing]), tokenizer.read_bytes() if tokenizer else b""
-    )
+    key = artifacts.content_id(artifacts.canonical_json([_FORMAT, manifest, settings, listing]), tokenizer or b"")
     directory = out.absolute() / "prepared" / f"{corpora.name}-{key}"
     if artifacts.exists(directory):
         return directory
@@ -52,7 +50,7 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
     (directory / "candidates").mkdir()
     shards = Shards(corpora, config.prepare, str(directory))
     if tokenizer:
-        shutil.copyfile(tokenizer, directory / "tokenizer.json")
+        (directory / "tokenizer.json").write_bytes(tokenizer)
     else:
         _train(shards, config, units)
     found = _pass([(unit,) for unit in units], shards.work)
@@ -74,12 +72,12 @@ def prepare(corpora: Corpora, config: Config, out: Path) -> Path:
     return directory
 
 
-def _given_tokenizer(config: Config) -> Path | None:
+def _given_tokenizer(config: Config) -> bytes | None:
     if config.tokenizer.path is None:
         return None
     path = tokenizer_file(config.tokenizer.path)
     TextTokenizer.from_file(path, config.prepare.max_tokens)
-    return path
+    return whole_tokenizer(path)
 
 
 def _pass(items: Sequence[tuple[Any, ...]], work: Callable[..., Any]) -> list[Any]:

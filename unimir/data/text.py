@@ -92,6 +92,17 @@ def tokenizer_file(name: str) -> Path:
         raise ValueError(f"tokenizer {name!r}: neither a path nor a model that can be fetched ({reason})") from error
 
 
+def whole_tokenizer(file: Path) -> bytes:
+    """A tokenizer.json that says itself which token pads, if need be: its directory may say so in another file."""
+    tokenizer = Tokenizer.from_file(str(file))
+    pad, data = _pad_id(tokenizer, file), file.read_bytes()
+    if _pad_of(tokenizer, []) == pad:
+        return data
+    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
+    whole: str = tokenizer.to_str()
+    return whole.encode()
+
+
 class TextTokenizer:
     """A tokenizer that truncates to `max_tokens`, special tokens included, and never pads."""
 
@@ -153,16 +164,22 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _pad_id(tokenizer: Tokenizer, file: Path) -> int:
-    names = list(_PAD_NAMES)
+    named: list[str] = []
     config = file.with_name("tokenizer_config.json")
     if config.is_file():
-        named = json.loads(config.read_text(encoding="utf-8")).get("pad_token")
-        names.insert(0, named["content"] if isinstance(named, dict) else named or "")
-    for name in names:
-        found = tokenizer.token_to_id(name)
-        if found is not None:
-            return int(found)
-    raise ValueError(f"{file}: no padding token (looked for {', '.join(filter(None, names))})")
+        pad = json.loads(config.read_text(encoding="utf-8")).get("pad_token")
+        named = [pad["content"] if isinstance(pad, dict) else pad] if pad else []
+    found = _pad_of(tokenizer, named)
+    if found is None:
+        raise ValueError(f"{file}: no padding token (looked for {', '.join([*named, *_PAD_NAMES])})")
+    return found
+
+
+def _pad_of(tokenizer: Tokenizer, named: Sequence[str]) -> int | None:
+    """The first there is of these tokens, the one that the tokenizer itself pads with, and the usual ones."""
+    own = [tokenizer.padding["pad_token"]] if tokenizer.padding else []
+    found = (tokenizer.token_to_id(name) for name in (*named, *own, *_PAD_NAMES))
+    return next((int(token) for token in found if token is not None), None)
 
 
 def align_slots(offsets: Offsets, slots: Sequence[Span]) -> list[Span]:

@@ -33,7 +33,9 @@ class ImageEncoder(nn.Module):
             _load(self.backbone, config)
         self.passes: Callable[[int], int] = int  # as of the text tower
         self.data_config: dict[str, Any] = resolve_data_config({}, model=self.backbone)
-        self.projection = nn.Linear(cast(int, self.backbone.num_features), dim, bias=False)
+        # Some families have a hidden layer between features and classifier, which stays when that goes.
+        hidden = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        self.projection = nn.Linear(cast(int, hidden), dim, bias=False)
         mean, std = torch.tensor(self.data_config["mean"]), torch.tensor(self.data_config["std"])
         self.register_buffer("mean_C11", 255 * mean[:, None, None], persistent=False)
         self.register_buffer("std_C11", 255 * std[:, None, None], persistent=False)

@@ -44,7 +44,8 @@ class TextEncoder(nn.Module):
             # would keep a half-precision checkpoint in half precision. Engines cast down where it pays.
             self.backbone = _pretrained(config)
         else:
-            self.backbone = AutoModel.from_config(_architecture(config, vocab_size, pad_id), dtype=torch.float32)
+            self.backbone = _from_scratch(config, vocab_size, pad_id)
+        _check_positions(self.backbone, config)
         self.pooling = config.pooling or own_pooling(config.backbone)
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # pooled by mean or first token instead; unused weights would only be saved
@@ -137,18 +138,54 @@ class TextEncoder(nn.Module):
 
 
 def _pretrained(config: TextConfig) -> Any:
-    """The backbone of a name or path. ValueError if there is none, or it has too few positions."""
+    """The backbone of a name or path. ValueError if there is none."""
     try:
-        backbone = AutoModel.from_pretrained(config.backbone, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        return AutoModel.from_pretrained(config.backbone, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # of damaged files, what their readers raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"text backbone {config.backbone!r} cannot be loaded ({reason})") from error
+
+
+def _from_scratch(config: TextConfig, vocab_size: int, pad_id: int) -> Any:
+    """The backbone of an architecture, untrained. ValueError if it cannot be built."""
+    arch = {"model_type": "xlm-roberta", **config.arch}
+    arch.setdefault("vocab_size", vocab_size)
+    arch.setdefault("pad_token_id", pad_id)
+    # RoBERTa counts positions from pad_id + 1.
+    arch.setdefault("max_position_embeddings", config.max_tokens + pad_id + 1)
+    try:
+        return AutoModel.from_config(AutoConfig.for_model(**arch), dtype=torch.float32)
+    except Exception as error:  # whatever a model class says of values that it has no use for
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"model.text.arch {dict(config.arch)} cannot be built ({reason})") from error
+
+
+def check_arch(config: TextConfig) -> None:
+    """ValueError for a key of `arch` that its architecture does not have: transformers would keep it, and not use it.
+
+    Not asked of a bundle's, in which all is written that a published configuration had.
+    """
+    if config.backbone is not None:
+        return
+    model_type = config.arch.get("model_type", "xlm-roberta")
+    try:
+        plain = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise ValueError(f"model.text.arch.model_type {model_type!r}; transformers has no such model") from error
+    known = {*plain.to_dict(), *plain.attribute_map}
+    if unknown := [key for key in config.arch if key not in known]:
+        own = sorted(known - set(PretrainedConfig().to_dict()))
+        raise ValueError(f"model.text.arch: unknown key {unknown[0]!r}; keys of {model_type}: {', '.join(own)}")
+
+
+def _check_positions(backbone: Any, config: TextConfig) -> None:
+    """ValueError if the backbone has fewer positions than texts have tokens."""
     positions = getattr(backbone.config, "max_position_embeddings", None)
     if positions is not None and _counts_from_padding(backbone):
         positions -= backbone.config.pad_token_id + 1
     if positions is not None and config.max_tokens > positions:
-        raise ValueError(f"max_tokens {config.max_tokens}; text backbone {config.backbone!r} has {positions} positions")
-    return backbone
+        name = backbone.config.model_type if config.backbone is None else repr(config.backbone)
+        raise ValueError(f"max_tokens {config.max_tokens}; text backbone {name} has {positions} positions")
 
 
 def _counts_from_padding(backbone: Any) -> bool:
@@ -161,7 +198,7 @@ def own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
 
     ValueError if it is pooled in another way, or is loaded by name and what it says cannot be fetched.
     """
-    file = _pooling_file(backbone) if backbone is not None else None
+    file = file_of(backbone, "1_Pooling/config.json") if backbone is not None else None
     if file is None:
         return "mean"
     said = json.loads(file.read_text(encoding="utf-8"))
@@ -175,8 +212,11 @@ def own_pooling(backbone: str | None) -> Literal["mean", "cls"]:
     return cast(Literal["mean", "cls"], chosen[0])
 
 
-def _pooling_file(backbone: str) -> Path | None:
-    name = "1_Pooling/config.json"
+def file_of(backbone: str, name: str) -> Path | None:
+    """A file of a backbone's directory or repository, None if it has none of this name.
+
+    ValueError if the backbone is loaded by name, and whether there is such a file cannot be found out.
+    """
     if Path(backbone).exists():
         return Path(backbone) / name if (Path(backbone) / name).is_file() else None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -189,16 +229,7 @@ def _pooling_file(backbone: str) -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except Exception as error:  # offline, a proxy, a licence not accepted: the weights may be in the cache all the same
+        advice = "; say its pooling, mean or cls" if name.startswith("1_Pooling") else ""
         raise ValueError(
-            f"text backbone {backbone!r}: its {name} is not in the cache and cannot be fetched; "
-            "say its pooling, mean or cls"
+            f"text backbone {backbone!r}: its {name} is not in the cache and cannot be fetched{advice}"
         ) from error
-
-
-def _architecture(config: TextConfig, vocab_size: int, pad_id: int) -> PretrainedConfig:
-    arch = {"model_type": "xlm-roberta", **config.arch}
-    arch.setdefault("vocab_size", vocab_size)
-    arch.setdefault("pad_token_id", pad_id)
-    # RoBERTa counts positions from pad_id + 1.
-    arch.setdefault("max_position_embeddings", config.max_tokens + pad_id + 1)
-    return AutoConfig.for_model(**arch)

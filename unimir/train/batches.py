@@ -31,11 +31,13 @@ def of_sources(table: pa.Table, task: Task) -> NDArray[np.int64]:
 
 
 def read_examples(prepared: Path, task: Task, split: Split, columns: Sequence[str]) -> pa.Table:
-    """The rows of one kind and split, of the task's sources. ValueError if there are none."""
+    """The rows of one kind and split, of the task's sources. ValueError if there are none, or in training of one."""
     table = read_kind(prepared, task.kind, split, ["source", *columns])
     table = table.take(of_sources(table, task))
-    if not len(table):
-        wanted = ", ".join(task.sources) or "any source"
+    there = set(pc.unique(table["source"]).to_pylist()) if split == "train" else set(task.sources)
+    lacking = [source for source in task.sources if source not in there]
+    if lacking or not len(table):
+        wanted = ", ".join(lacking or task.sources) or "any source"
         raise ValueError(f"task {task.name}: {prepared} has no {task.kind} rows of {wanted} in split {split}")
     return table.combine_chunks()
 

@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 
 from unimir import artifacts
 from unimir.bundle import read_label_sets, save_bundle
-from unimir.config import Config, Task, check_trackers
+from unimir.config import LOSSES, Config, Task, check_trackers
 from unimir.data.prepared import read_images, read_kind
 from unimir.data.text import TextTokenizer
+from unimir.model.text_encoder import check_arch
 from unimir.plain import to_dict
 from unimir.schema import Split
 from unimir.train.batches import of_sources, read_examples
@@ -34,6 +35,7 @@ from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
 from unimir.train.process import ENVIRONMENT
+from unimir.train.stages import REACHED, parts, rate_of
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
 
@@ -131,8 +133,10 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
             "(where machines start when asked for: --gpus 1 --cpus N)"
         )
     check_stages(config, prepared, hardware.workers)
+    check_arch(config.model.text)
     # Built once more after training, rather than kept: it would take its memory all the while.
     objective = build_objective(config, prepared)
+    _check_rates(config, {part for part, _ in parts(objective)})
     side = config.model.image.size
     kept = [type(one).__name__ for one in objective.modules() if getattr(one, "running_var", None) is not None]
     if config.engine.precision == "bf16" and kept:
@@ -146,6 +150,30 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
     except Exception as error:  # whatever a backbone says of a size that is not its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"image backbone {config.model.image.name!r} takes no {side} pixels ({reason})") from error
+    if config.engine.activation_checkpointing:
+        try:
+            objective.model.checkpoint_activations()
+        except Exception as error:  # a ValueError of transformers, an assertion of timm
+            raise ValueError(f"engine.activation_checkpointing: {' '.join(str(error).split())[:200]}") from error
+
+
+def _check_rates(config: Config, there: set[str]) -> None:
+    """ValueError for a task whose losses move nothing in its stage, or hold texts against proxies never learned."""
+    learned = False
+    for stage in config.stages:
+        moving = {part for part in there if rate_of(part, stage) > 0}
+        learned |= "proxies" in moving
+        for task in stage.tasks:
+            where, losses = f"stage {stage.name}, task {task.name}", [name for name in LOSSES if task.losses.get(name)]
+            reached = set().union(*(REACHED[name] for name in losses)) & there
+            if task.kind not in ("image_text", "intent_query") or not contrasts(task):
+                reached.discard("image")
+            if not reached & moving:
+                raise ValueError(
+                    f"{where}: {', '.join(losses)} would move {', '.join(sorted(reached))}, of which none has a rate"
+                )
+            if "proxy" in losses and not learned:
+                raise ValueError(f"{where}: proxy, but no stage up to this one has a rate for proxies")
 
 
 def check_stages(config: Config, prepared: Path, workers: int) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -36,7 +35,7 @@ from unimir.train.batches import (
 )
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.shares import Batch
-from unimir.train.tables import Labels, Pictures, Ragged
+from unimir.train.tables import Labels, Pictures, Ragged, codes
 
 AHEAD = 3
 """Batches under way: one that is trained on, two that are made."""
@@ -70,8 +69,7 @@ class Sources:
         """All pictures of the corpus."""
         if not self._pictures:
             min_crop = self.config.model.image.min_crop
-            images = read_images(self.prepared)
-            self._pictures.append(Pictures(images, self.preprocess, min_crop=min_crop, config=self.config))
+            self._pictures.append(Pictures(read_images(self.prepared), self.preprocess, min_crop=min_crop))
         return self._pictures[0]
 
 
@@ -86,19 +84,20 @@ class TaskFeed:
         self.seed: tuple[int | str, ...] = (sources.config.seed, stage.name, task.name)
         self.ids = Ragged(table["ids"].combine_chunks())
         self.order = Order(
-            _codes(table, "lang"),
+            codes(table, "lang"),
             self.ids.lengths,
             batch_size=task.batch_size,
             temperature=stage.language_temperature,
             seed=self.seed,
-            pictures=_codes(table, "image_id") if task.per_picture > 1 else None,
+            pictures=codes(table, "image_id") if task.per_picture > 1 else None,
             per_picture=task.per_picture,
         )
         self.groups = table["group"].combine_chunks().to_numpy().view(np.int64)
         # Texts can be most of a corpus: they are looked at part by part, and not kept.
         rows = read_kind(sources.prepared, task.kind, split, ["source", "text"])
         texts, kept = rows["text"], of_sources(rows, task)
-        self.texts = np.concatenate([hash_strings(part) for part in texts.chunks]).view(np.int64)[kept]
+        hashes = np.concatenate([hash_strings(part) for part in texts.chunks]).view(np.int64)
+        self.texts = hashes[kept]
         self.partners = Partners.of(self.groups) if task.kind == "parallel" else None
         self.documents = Ragged(table["doc_ids"].combine_chunks()) if "doc_ids" in table.column_names else None
         self.labels = Labels(table, self.ids, sources.label_sets) if "intent" in table.column_names else None
@@ -108,8 +107,9 @@ class TaskFeed:
             found = pc.index_in(table["image_id"], self.images.ids).fill_null(-1)
             self.picture_rows = found.to_numpy().astype(np.int64)  # of every example; -1 where it has none
         self.frozen = stage.rates.get("image", 0.0) == 0
+        self.crops = split == "train" and not self.frozen  # a frozen tower is shown the same, kept or encoded anew
         self.sent: set[int] = set()  # pictures of a frozen tower whose pixels have been in a batch
-        self.hard = _Hard(sources, task, split) if task.hard_negatives else None
+        self.hard = _Hard(sources, task, split, hashes) if task.hard_negatives else None
         wants_teacher = task.losses.get("distill") and sources.teacher is not None
         self.taught = sources.teacher.rows_of(texts)[kept] if wants_teacher and sources.teacher else None
         self.teacher = sources.teacher
@@ -165,7 +165,7 @@ class TaskFeed:
         if len(unique) and self.frozen:
             found |= self._once(unique, number)
         elif len(unique):
-            found["pixels"] = self.images.pixels(unique, (*self.seed, number))
+            found["pixels"] = self.images.pixels(unique, (*self.seed, number) if self.crops else None)
         with_text = mine[pictures < 0]
         if not len(with_text):
             with_text = rows[self.picture_rows[rows] < 0][:1]  # likewise
@@ -198,11 +198,11 @@ class TaskFeed:
 class _Hard:
     """Mined documents of one task's queries."""
 
-    def __init__(self, sources: Sources, task: Task, split: Split) -> None:
+    def __init__(self, sources: Sources, task: Task, split: Split, texts: NDArray[np.int64]) -> None:
         table = read_kind(sources.prepared, task.kind, split, ["source", "group", "doc_ids"])
         self._count = task.hard_negatives
         self._documents = Ragged(table["doc_ids"].combine_chunks())
-        self._groups = table["group"].combine_chunks().to_numpy().view(np.int64)
+        self._groups, self._texts = table["group"].combine_chunks().to_numpy().view(np.int64), texts
         self._kept = of_sources(table, task)  # the task's rows among all of their kind, of which negatives are told
         self._mined = sources.negatives if split == "train" else None
 
@@ -213,8 +213,8 @@ class _Hard:
             mined = self._mined.draw(self._kept[rows], self._count, rng)
             drawn = np.where(mined >= 0, mined, drawn)
         chosen = drawn[own].ravel()
-        groups = torch.from_numpy(self._groups[chosen])
-        return {"hard": self._documents.tokens(chosen), "hard_groups_M": groups}
+        groups, texts = torch.from_numpy(self._groups[chosen]), torch.from_numpy(self._texts[chosen])
+        return {"hard": self._documents.tokens(chosen), "hard_groups_M": groups, "hard_texts_M": texts}
 
 
 class StageFeed:
@@ -283,16 +283,6 @@ def proxy_groups(config: Config, prepared: Path) -> torch.Tensor | None:
         names = ", ".join(task.name for task in tasks)
         raise ValueError(f"tasks {names}: {len(found)} groups for the proxy loss; at most {MAX_PROXIES}")
     return torch.from_numpy(found)
-
-
-def _codes(table: pa.Table, column: str) -> NDArray[np.int64]:
-    """The column's values as numbers, equal where the values are; a missing value is -1."""
-    if column not in table.column_names:
-        return np.full(len(table), -1, np.int64)
-    codes: NDArray[np.int64] = (
-        table[column].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
-    )
-    return codes
 
 
 def contrasts(task: Task) -> bool:

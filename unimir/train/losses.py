@@ -90,10 +90,11 @@ class Objective(nn.Module):
         self._anchor: Callable[[TokenBatch], Tensor] | None = None
         self._pictures: list[Tensor] = []
 
-    def set_anchor(self, weights: Mapping[str, Tensor]) -> None:
+    def set_anchor(self, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
         """Keeps a text tower of these very weights, frozen, as the anchor against forgetting.
 
         They are taken, not copied, where they are on the model's device: a table of n-grams can be half a gigabyte.
+        `dtype` is that of the parameters, tables aside: the engine, which rounds the model, does not see the anchor.
         """
         tower = self.model.text
         weights = {name: value.to(self.log_scales["text"].device) for name, value in weights.items()}
@@ -101,6 +102,8 @@ class Objective(nn.Module):
         anchor = deepcopy(tower, tables)  # but for the tables, which would be copied only to be replaced
         anchor.load_state_dict(weights, assign=True)
         anchor.requires_grad_(False).eval()
+        for parameter in anchor.parameters():
+            parameter.data = parameter.data.to(dtype)
         self._anchor = lambda tokens: anchor(tokens).z_BD
 
     def keep_pictures(self, count: int) -> None:
@@ -125,7 +128,8 @@ class Objective(nn.Module):
         if "anchor" in wanted and self._anchor is not None:
             with torch.no_grad():
                 anchored_BD = self._anchor(batch.texts)
-            losses["anchor"] = self._mean_over_workers(1 - (anchored_BD * features.z_BD).sum(-1), batch.sizes)
+            cosine_B = (anchored_BD.float() * features.z_BD.float()).sum(-1)
+            losses["anchor"] = self._mean_over_workers(1 - cosine_B, batch.sizes)
         if "distill" in wanted:
             losses["distill"] = self._distill(batch, features.z_BD)
         total = torch.stack([batch.losses[name] * loss for name, loss in losses.items() if name in wanted]).sum()
@@ -137,10 +141,13 @@ class Objective(nn.Module):
         groups_N, texts_N = gather(batch.groups_B, batch.sizes), gather(batch.texts_B, batch.sizes)
         same_NN = (groups_N[:, None] == groups_N) | (texts_N[:, None] == texts_N)
         hard_MD, same_NM = None, None
-        if batch.hard is not None and batch.hard_groups_M is not None:
+        if batch.hard is not None:
+            assert batch.hard_groups_M is not None and batch.hard_texts_M is not None
             sizes = [size * len(batch.hard_groups_M) // len(batch.groups_B) for size in batch.sizes]
             hard_MD = gather(self.model.encode_text(batch.hard, cached=batch.cached).z_BD, sizes)
+            # What answers the same query in another row is no wrong answer here.
             same_NM = groups_N[:, None] == gather(batch.hard_groups_M, sizes)
+            same_NM |= texts_N[:, None] == gather(batch.hard_texts_M, sizes)
 
         def against(a_BD: Tensor, log_scale: Tensor) -> Tensor:
             a_ND = gather(a_BD, batch.sizes)

@@ -37,7 +37,8 @@ class Batch:
     cached: bool = False  # whether activations are computed again instead of kept
     documents: TokenBatch | None = None
     hard: TokenBatch | None = None  # mined documents, equally many for every row
-    hard_groups_M: Tensor | None = None
+    hard_groups_M: Tensor | None = None  # of the rows they are from, as is the next
+    hard_texts_M: Tensor | None = None
     pixels: Tensor | None = None
     picture_of_B: Tensor | None = None
     kept_P: Tensor | None = None  # of a frozen image tower: the batch's pictures by row of the image table,

@@ -10,6 +10,17 @@ from torch import nn
 from unimir.config import Stage
 from unimir.train.losses import Objective
 
+REACHED = {
+    "contrastive": {"text", "ngrams", "image", "scale"},
+    "fused": {"text", "ngrams", "image", "nlu", "fusion", "scale"},
+    "proxy": {"text", "ngrams", "image", "proxies", "scale"},
+    "intent": {"text", "ngrams", "nlu"},
+    "slots": {"text", "ngrams", "nlu"},
+    "anchor": {"text", "ngrams"},
+    "distill": {"text", "ngrams", "pupil"},
+}
+"""Parts that a loss has a gradient for; `image` where texts are held against pictures."""
+
 
 def parts(objective: Objective) -> Iterator[tuple[str, nn.Module]]:
     """Every parameter and table once: the model's parts, proxies, the map to a teacher's space, temperatures."""

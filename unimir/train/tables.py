@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimir.config import Config
 from unimir.data.image import Preprocess, decode_stored
 from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
@@ -28,12 +27,11 @@ PIXEL_CACHE_BYTES = 512 * 2**20
 class Pictures:
     """Pixels of pictures by row of the image table."""
 
-    def __init__(self, images: pa.Table, preprocess: Preprocess, *, min_crop: float, config: Config) -> None:
+    def __init__(self, images: pa.Table, preprocess: Preprocess, *, min_crop: float) -> None:
         self.ids = images["image_id"].cast(pa.large_string()).combine_chunks()
         self._encoded = images["image"]
         self._preprocess = preprocess
         self._min_crop = min_crop
-        self._limits = config.prepare
         self._decoded: dict[int, Image.Image] = {}
         self._room = PIXEL_CACHE_BYTES
         self._threads = torch.get_num_threads()  # Pillow decodes and resizes without the interpreter's lock
@@ -55,7 +53,7 @@ class Pictures:
     def _one(self, row: int, seed: tuple[int | str, ...] | None) -> NDArray[np.uint8]:
         image = self._decoded.get(row)
         if image is None:
-            image = decode_stored(self._encoded[row].as_py(), self._limits)
+            image = decode_stored(self._encoded[row].as_py())
             size = image.width * image.height * 3
             if size <= self._room:  # threads may take the last room together: a picture each too many
                 self._decoded[row] = image
@@ -84,6 +82,16 @@ class Ragged:
         """The rows as a token batch."""
         ids = self.values[self.positions(rows)].astype(np.int64)
         return TokenBatch(torch.from_numpy(ids), torch.from_numpy(self.lengths[rows]))
+
+
+def codes(table: pa.Table, column: str) -> NDArray[np.int64]:
+    """The column's values as numbers, equal where the values are; -1 for a missing value, or without such a column."""
+    if column not in table.column_names:
+        return np.full(len(table), -1, np.int64)
+    found: NDArray[np.int64] = (
+        table[column].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    )
+    return found
 
 
 class Labels:

@@ -6,6 +6,7 @@ Knows the teacher as a text tower with its own tokenizer; knows no student.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from unimir import artifacts
@@ -21,13 +24,15 @@ from unimir.config import Config, Teacher, TextConfig
 from unimir.data.passes import Actors, each
 from unimir.data.prepared import read_kind
 from unimir.data.text import TextTokenizer, tokenizer_file
-from unimir.model.text_encoder import TextEncoder
+from unimir.model.text_encoder import TextEncoder, file_of
 from unimir.model.tokens import TokenBatch
 from unimir.plain import to_dict
 from unimir.schema import Split
 from unimir.train.batches import of_sources
 
 UNIT_TEXTS = 2048
+_FORMAT = 2  # raise when the same teacher would give other vectors
+_ACTIVATIONS = {one.__name__: one for one in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)}
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
@@ -43,7 +48,7 @@ def teacher_vectors(config: Config, prepared: Path, out: Path, *, workers: int, 
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     chosen = sorted({(task.kind, task.sources) for task in tasks})
     model = [to_dict(teacher), artifacts.path_id(teacher.backbone)]
-    key = artifacts.canonical_json([*model, [list(map(str, pair)) for pair in chosen]])
+    key = artifacts.canonical_json([_FORMAT, *model, [list(map(str, pair)) for pair in chosen]])
     directory = out / "teachers" / artifacts.content_id(key, prepared_id)
     if artifacts.exists(directory):
         return directory
@@ -83,16 +88,58 @@ def _write_vectors(path: Path, units: Sequence[list[str]], teacher: Teacher, act
 
 
 def load(teacher: Teacher, gpu: bool = False) -> Callable[[list[str]], NDArray[np.float32]]:
-    """A function from texts to the teacher's unit vectors [len(texts), dim]."""
+    """A function from texts to the teacher's unit vectors [len(texts), dim]. ValueError if it cannot be loaded."""
     device = "cuda" if gpu else "cpu"
     tokenizer = TextTokenizer.from_file(tokenizer_file(teacher.backbone), teacher.max_tokens)
     text = TextConfig(backbone=teacher.backbone, pooling=teacher.pooling, max_tokens=teacher.max_tokens)
     tower = TextEncoder(text, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, dim=1).to(device).eval()
+    layers = [layer.to(device) for layer in _after_pooling(teacher.backbone)]
 
     @torch.inference_mode()
     def embed(texts: list[str]) -> NDArray[np.float32]:
         tokens = TokenBatch.from_lists(tokenizer.encode(texts)).to(device)
-        found: NDArray[np.float32] = normalize(tower(tokens).pooled_BH, dim=-1).float().cpu().numpy()
+        z_BV: Tensor = tower(tokens).pooled_BH
+        for layer in layers:
+            z_BV = layer(z_BV)
+        found: NDArray[np.float32] = normalize(z_BV, dim=-1).float().cpu().numpy()
         return found
 
     return embed
+
+
+class _Normalize(nn.Module):
+    def forward(self, z_BV: Tensor) -> Tensor:
+        return normalize(z_BV, dim=-1)
+
+
+def _after_pooling(backbone: str) -> list[nn.Module]:
+    """What a teacher in sentence-transformers' form has behind its pooling. ValueError for what is not known here."""
+    file = file_of(backbone, "modules.json")
+    layers: list[nn.Module] = []
+    for module in json.loads(file.read_text(encoding="utf-8")) if file is not None else ():
+        kind = module["type"].rpartition(".")[2]
+        if kind == "Dense":
+            layers.append(_dense(backbone, module["path"]))
+        elif kind == "Normalize":
+            layers.append(_Normalize())
+        elif kind not in ("Transformer", "Pooling", "Dropout"):
+            raise ValueError(
+                f"teacher {backbone!r} has a module {kind}; beside its pooling, Dense and Normalize can be"
+            )
+    return layers
+
+
+def _dense(backbone: str, path: str) -> nn.Module:
+    """A Dense layer's linear map and activation."""
+    config, weights = file_of(backbone, f"{path}/config.json"), file_of(backbone, f"{path}/model.safetensors")
+    weights = weights or file_of(backbone, f"{path}/pytorch_model.bin")
+    if config is None or weights is None:
+        raise ValueError(f"teacher {backbone!r}: {path} has no config.json, or no weights")
+    said = json.loads(config.read_text(encoding="utf-8"))
+    activation = said.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"teacher {backbone!r}: activation {activation} of {path}; one of {', '.join(_ACTIVATIONS)}")
+    read = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, weights_only=True)
+    linear = nn.Linear(said["in_features"], said["out_features"], bias=said.get("bias", True))
+    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read.items()})
+    return nn.Sequential(linear, _ACTIVATIONS[activation]())

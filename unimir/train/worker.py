@@ -164,7 +164,7 @@ class _Run:
             # Later stages are held to what the first one has learned, and that one to what it began with.
             self._anchor = self._objective.model.text.state_dict()
         if anchored(stage):
-            objective.set_anchor(self._anchor)
+            objective.set_anchor(self._anchor, torch.bfloat16 if config.engine.precision == "bf16" else torch.float32)
         if feed.kept_pictures:
             objective.keep_pictures(feed.kept_pictures)
         if config.engine.zero == 3 and self._workers > 1:
