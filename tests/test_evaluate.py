@@ -63,6 +63,8 @@ def test_report_has_json_table_and_picture(found: dict[str, float], tmp_path: Pa
     assert json.loads((tmp_path / "report.json").read_text())["metrics"] == found
     assert "| text_to_image.r@10 |" in summary(found) and summary(found) in table.read_text()
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    write_report(tmp_path / "nothing", {}, {"bundle": "abc"})  # of evaluation=[]
+    assert {path.name for path in (tmp_path / "nothing").iterdir()} == {"report.json", "report.md"}
 
 
 def test_items_are_distinct_and_know_their_groups() -> None:

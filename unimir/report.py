@@ -12,7 +12,7 @@ _SUMMARY = ("macro", "worst")
 
 
 def write_report(directory: Path, found: Mapping[str, float], about: Mapping[str, Any]) -> Path:
-    """Writes report.json, report.md and report.png; returns the table's path."""
+    """Writes report.json, report.md and, of what was measured, report.png; returns the table's path."""
     directory.mkdir(parents=True, exist_ok=True)
     values = {"about": dict(about), "metrics": dict(found)}
     (directory / "report.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -22,7 +22,8 @@ def write_report(directory: Path, found: Mapping[str, float], about: Mapping[str
     )
     table = directory / "report.md"
     table.write_text(text + "\n", encoding="utf-8")
-    _plot(tables, directory / "report.png")
+    if tables:
+        _plot(tables, directory / "report.png")
     return table
 
 
