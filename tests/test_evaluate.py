@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from unimir.config import Config, EvalTask
-from unimir.evaluate import _items, check, evaluate
+from unimir.data.prepared import read_images
+from unimir.evaluate import _MEASURES, _Corpus, _items, check, evaluate
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
 from unimir.schema import PREPARED
@@ -77,6 +79,33 @@ def test_items_are_distinct_and_know_their_groups() -> None:
     items = _items(pa.Table.from_pylist(rows))
     assert (items.images, items.texts) == (["a", "b"], ["x"])
     assert items.by_group == {1: [0, 2], 2: [0, 1, 2]}
+
+
+def test_a_picture_of_two_groups_is_asked_for_once(tiny_bundle: Path, tiny_prepared: Path) -> None:
+    (task,) = (EvalTask(name="i", measure="image_to_text", kind="image_text", metrics=("r@1",)),)
+    rows = [
+        {"image_id": read_images(tiny_prepared)["image_id"][0].as_py(), "group": group, "text": text, "lang": "en"}
+        for group, text in ((1, "a red cat"), (2, "a cat on a mat"))
+    ]
+    encoder, table = Encoder.from_bundle(tiny_bundle), pa.Table.from_pylist(rows)
+    found = _MEASURES["image_to_text"](task, encoder, _Corpus(tiny_prepared, table, table, table))
+    assert found["i.r@1.macro"] == 1.0  # whichever comes first answers
+    lost = pa.Table.from_pylist([{**rows[0], "image_id": "lost/1"}])
+    with pytest.raises(ValueError, match="picture 'lost/1' is asked for, and is not among its pictures"):
+        _MEASURES["image_to_text"](task, encoder, _Corpus(tiny_prepared, lost, lost, lost))
+
+
+def test_what_an_nlu_task_lacks_is_said_by_the_check(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    held_out = shutil.copytree(tiny_prepared / "nlu" / "evaluation", tmp_path / "nlu" / "evaluation")
+    config = dataclasses.replace(tiny_config, evaluation=(EvalTask(name="n", measure="nlu", kind="nlu"),))
+    with pytest.raises(ValueError, match="task 'n': no nlu row in split train, from which the baseline learns"):
+        check(tmp_path, config)
+    (path,) = held_out.glob("*.parquet")
+    table = pq.read_table(path)
+    sets = pa.array(["banking", *["search"] * (len(table) - 1)])
+    pq.write_table(table.set_column(table.column_names.index("label_set"), "label_set", sets), path)
+    with pytest.raises(ValueError, match="task 'n' mixes the label sets banking, search; name sources of one"):
+        check(tmp_path, config)
 
 
 def test_unknown_label_set_is_a_clear_error(

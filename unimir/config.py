@@ -5,6 +5,7 @@ Holds no tuned number of any run (those are in recipes) and knows no library but
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -250,6 +251,13 @@ class EvalTask:
     metrics: tuple[str, ...] = ("r@1", "r@10")
     max_queries: int = 500  # per language, the first by hash
     max_lexical_rows: int = 50_000  # training rows of the lexical NLU baseline, the first by hash
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            _require(
+                re.fullmatch("(r|ndcg)@[1-9][0-9]*", metric) is not None,
+                f"evaluation task {self.name!r}: metric {metric!r}; r@K (recall) or ndcg@K, such as r@10",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

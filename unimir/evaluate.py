@@ -21,7 +21,7 @@ from unimir import metrics
 from unimir.config import Config, EvalTask
 from unimir.data.image import decode_stored
 from unimir.data.prepared import read_images, read_kind
-from unimir.evaluate_nlu import judge_understanding, named
+from unimir.evaluate_nlu import judge_understanding, named, one_label_set
 from unimir.infer import Encoder
 from unimir.lexical import LexicalIndex
 from unimir.schema import PREPARED, Split
@@ -79,6 +79,12 @@ def check(prepared: Path, config: Config) -> None:
                 f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows{wanted} in split "
                 f"{config.eval_split} (--set evaluation=[] evaluates nothing)"
             )
+        if task.measure == "nlu":
+            one_label_set(task.name, _read(prepared, task, config.eval_split))
+            if not len(_read(prepared, task, "train")):
+                raise ValueError(
+                    f"evaluation task {task.name!r}: no {task.kind} row in split train, from which the baseline learns"
+                )
 
 
 @dataclass(frozen=True)
@@ -128,16 +134,12 @@ def _image_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[st
         rows = corpus.held_out.filter(pc.equal(corpus.held_out["lang"], lang))
         texts = sorted(set(rows["text"].to_pylist()), key=_by_hash)[: task.max_queries]
         place = {text: i for i, text in enumerate(texts)}
-        of_group: dict[int, set[int]] = defaultdict(set)
+        answers: dict[int, set[int]] = defaultdict(set)  # of each picture, those of all its groups
         for group, text in zip(rows["group"].to_pylist(), rows["text"].to_pylist(), strict=True):
             if text in place:
-                of_group[group].add(place[text])
-        asked = [
-            (position, np.array(sorted(of_group[group])))
-            for group, positions in items.by_group.items()
-            for position in positions
-            if group in of_group
-        ]
+                for position in items.by_group.get(group, ()):
+                    answers[position].add(place[text])
+        asked = [(position, np.array(sorted(answers[position]))) for position in sorted(answers)]
         if asked:
             chosen = [position for position, _ in asked]
             queries = Queries([captions[i] for i in chosen], [lang] * len(asked), [r for _, r in asked])
@@ -149,13 +151,15 @@ def _image_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[st
 
 def _text_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
     if task.kind == "parallel":
-        parts = _across_languages(encoder, corpus.held_out, task.max_queries)
-    else:
-        items = _items(corpus.pool)
-        queries = _queries(corpus, items, task.max_queries)
-        model = encoder.embed_texts(queries.texts) @ encoder.embed_texts(items.texts).T
-        parts = [(queries, model, LexicalIndex([[text] for text in items.texts]).scores(queries.texts))]
-    return _judge_parts(task, parts)
+        return _judge_parts(task, _across_languages(encoder, corpus.held_out, task.max_queries))
+    items = _items(corpus.pool)
+    queries = _queries(corpus, items, task.max_queries)
+    scores = _dots(encoder.embed_texts(queries.texts), encoder.embed_texts(items.texts))
+    lexical = LexicalIndex([[text] for text in items.texts]).iter_scores(queries.texts, QUERY_CHUNK)
+    return {
+        **_judge(task.name, queries, scores, task.metrics),
+        **_judge(f"{task.name}_lexical", queries, lexical, task.metrics),
+    }
 
 
 def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> list[tuple[Queries, Vectors, Vectors]]:
@@ -224,7 +228,7 @@ def _queries(corpus: _Corpus, items: Items, limit: int) -> Queries:
 
 
 def _embed_items(encoder: Encoder, items: Items, prepared: Path) -> Vectors:
-    vectors = np.empty((len(items), encoder.dim), np.float32)
+    vectors = np.full((len(items), encoder.dim), np.nan, np.float32)
     place = {image_id: i for i, image_id in enumerate(items.images)}
     if place:
         for batch in read_images(prepared).select(["image_id", "image"]).to_batches(max_chunksize=256):
@@ -232,6 +236,9 @@ def _embed_items(encoder: Encoder, items: Items, prepared: Path) -> Vectors:
             if wanted:
                 images = [decode_stored(data, target=encoder.bundle.preprocess.size) for _, data in wanted]
                 vectors[[p for p, _ in wanted]] = encoder.embed_images(images)
+    if np.isnan(vectors[: len(place), 0]).any():
+        lost = items.images[int(np.isnan(vectors[: len(place), 0]).argmax())]
+        raise ValueError(f"{prepared}: picture {lost!r} is asked for, and is not among its pictures")
     vectors[len(items.images) :] = encoder.embed_texts(items.texts)
     return vectors
 
@@ -278,7 +285,9 @@ def _judge(name: str, queries: Queries, scores: Iterator[Vectors], wanted: Seque
 
 
 def _judge_parts(task: EvalTask, parts: Sequence[tuple[Queries, Vectors, Vectors]]) -> dict[str, float]:
-    """Several pools judged as one task: each query only against its own pool."""
+    """Several pools judged as one task: each query only against its own pool. ValueError if nothing is asked."""
+    if not parts:
+        raise ValueError(f"evaluation task {task.name!r}: no held-out row has another of its group to find")
     found: dict[str, float] = {}
     judged = {
         "": [_judge(task.name, queries, iter([model]), task.metrics) for queries, model, _ in parts],

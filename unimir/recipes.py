@@ -228,7 +228,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
         ),
         Stage(
             name="joint",
-            steps=2819,
+            steps=2882,
             tasks=(
                 dataclasses.replace(name, weight=3, **_EMOJI),
                 dataclasses.replace(keyword, weight=6.5, **_EMOJI),
@@ -241,7 +241,7 @@ def _atlas_stages() -> tuple[Stage, ...]:
                     hide=0.2,
                     losses={"fused": 1.0, **_ATLAS_NLU},
                 ),
-                dataclasses.replace(_XSID, weight=5),
+                dataclasses.replace(_XSID, weight=5.6),
                 *(dataclasses.replace(task, weight=0.25) for task in _OTHER_NLU),
                 *(dataclasses.replace(task, weight=weight, losses=_TEXT_LOSSES) for task, weight in texts),
             ),

@@ -139,6 +139,9 @@ def test_tags(tag: str, standard: str | None) -> None:
         ("नमस्ते दुनिया", "hi", True),
         ("ጤና ይስጥልኝ", "am", True),
         ("anything goes", "und", True),
+        ("что угодно", "und", True),
+        ("سلام دنیا", "azb", True),  # not known to CLDR, which is no reason to take it for English
+        ("ленивая собака", "arb", False),  # known by its macrolanguage
     ],
 )
 def test_language(text: str, lang: str, fits: bool) -> None:

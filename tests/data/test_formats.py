@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimir.data import records
 from unimir.data.corpora import Corpora, Source
+from unimir.data.files import find
 from unimir.data.readers import plan, read_unit
 from unimir.data.rows import Rejects
 
@@ -101,6 +103,10 @@ def test_dataset_of_the_library(prepared: Callable[..., Any], source: Any, tmp_p
     import datasets
 
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    assert prepared(source("saved", format="hf_dataset")).texts("parallel") == CLEAN
+    saved = datasets.load_from_disk(str(tmp_path / "saved"))  # which leaves files of its own there:
+    saved.map(lambda row: {"text": row["text"].upper()}).filter(lambda row: row["id"] != "1")
+    assert list((tmp_path / "saved").glob("cache-*.arrow"))
     assert prepared(source("saved", format="hf_dataset")).texts("parallel") == CLEAN
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "dict"))
     with pytest.raises(ValueError, match="dict of datasets; give the directory of one split"):
@@ -245,6 +251,68 @@ def test_malformed_csv(prepared: Callable[..., Any], source: Any, tmp_path: Path
         (4, "invalid UTF-8"),
         (5, "empty line"),
     ]
+
+
+@settings(deadline=None)
+@given(st.text('a",\n', max_size=60), st.integers(1, 4), st.integers(1, 9))
+def test_units_of_csv_end_where_rows_do(tmp_path_factory: Any, text: str, rows: int, block: int) -> None:
+    """Quotes where none belong included; what Python's csv says of the whole file is right."""
+    path = tmp_path_factory.getbasetemp() / "units.csv"
+    path.write_bytes(("id,text\n" + text).encode())
+    (file,) = find(str(path.parent), ("units.csv",), "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_BLOCK", block)
+        bounds = list(records._line_bounds(file, rows, 8, quoted=True))
+    parts = [list(csv.reader(io.StringIO(("id,text\n" + text)[a:b], newline=""))) for a, b, _ in bounds]
+    assert [row for part in parts for row in part] == list(csv.reader(io.StringIO(text, newline="")))
+    assert all(len(part) == rows for part in parts[:-1]) and [row for *_, row in bounds] == [
+        rows * at for at in range(len(bounds))
+    ]
+
+
+def test_a_cell_of_csv_may_be_long_and_hold_inches(prepared: Callable[..., Any], source: Any, tmp_path: Path) -> None:
+    html = "x" * 140_000 + "\nnoise,99,junk\n"
+    (tmp_path / "r.csv").write_text(
+        f'id,text,html\n1,tv 55" wide,\n2,dog,"{html}"\n3,"fox ""red""",\n4,"two\nlines",\n'
+    )
+    for unit_rows in (1, 100):
+        done = prepared(source("r.csv", format="csv"), unit_rows=unit_rows)
+        assert done.texts("parallel") == ['tv 55" wide', "dog", 'fox "red"', "two lines"]
+        assert done.rejected() == []
+
+
+def test_empty_cells_are_no_group(prepared: Callable[..., Any], source: Any, jsonl: Any, tmp_path: Path) -> None:
+    """Else all that have none would be the same thing."""
+    (tmp_path / "r.csv").write_text("text,id\nred cat,\nblue house,\nfast car,7\n")
+    done = prepared(source("r.csv", format="csv"))
+    assert done.texts("parallel") == ["fast car"] and done.reasons() == ["no group_id"] * 2
+    keys = [("1", None), (None, "1"), (None, None), ("1", "1"), ("1", None)]
+    rows = [{"text": f"dog {number}", "p": p, "q": q} for number, (p, q) in enumerate(keys)]
+    done = prepared(source(jsonl(rows), columns={"text": "text", "group_id": ["p", "q"]}))
+    groups = [row["group"] for row in done.rows("parallel")]
+    assert len(groups) == 4 and len(set(groups)) == 3 and groups[0] == groups[3]
+    assert done.reasons() == ["no group_id"]
+
+
+def test_queries_of_csv_may_lack_what_is_optional(prepared: Callable[..., Any], source: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("text,id,intent,document,doc_lang,filters\nfind a dog,1,find,,,\n")
+    names = ("text", "intent", "document", "doc_lang", "filters")
+    columns = {**{name: name for name in names}, "group_id": "id"}
+    done = prepared(source("r.csv", format="csv", kind="intent_query", label_set="search", columns=columns))
+    (row,) = done.rows("intent_query")
+    assert (row["text"], row["doc_text"], row["image_id"]) == ("find a dog", None, None)
+
+
+def test_booleans_are_compared_as_the_manifest_writes_them(
+    prepared: Callable[..., Any], source: Any, jsonl: Any, parquet: Any
+) -> None:
+    rows = [{"id": 1, "text": "old dog", "active": False}, {"id": 2, "text": "new dog", "active": True}]
+    columns = {name: [row[name] for row in rows] for name in ("id", "text", "active")}
+    for path, format in ((jsonl(rows), "jsonl"), (parquet(columns), "parquet")):
+        for rule, kept in (("true", ["new dog"]), ({"not": "false"}, ["new dog"]), ("false", ["old dog"])):
+            assert prepared(source(path, format=format, where={"active": rule})).texts("parallel") == kept
+        split = {"column": "active", "train": ["true"], "evaluation": ["false"]}
+        assert prepared(source(path, format=format, split=split)).texts("parallel", "evaluation") == ["old dog"]
 
 
 def test_invalid_utf8_in_parquet(prepared: Callable[..., Any], source: Any, parquet: Any) -> None:

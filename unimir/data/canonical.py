@@ -18,10 +18,15 @@ from unimir.data.clean import standard_tags
 from unimir.data.corpora import ImageTable, Join, Source, Where
 from unimir.data.hashing import Hashes, combine, hash_strings, hash_text
 from unimir.data.rows import Rejects
-from unimir.schema import SLOTS, SPLITS
+from unimir.schema import KINDS, SLOTS, SPLITS
 
 # Columns every canonical table of texts has; `_row`, `_split` and `_group` are numbers, the rest as in the manifest.
 _TEXT_COLUMNS = ("text", "lang", "document", "doc_lang", "image_id", "label_set", "intent", "filters")
+
+# Columns in which an empty cell, which is how CSV writes nothing, is nothing.
+_OPTIONAL = dict.fromkeys(KINDS, {"group_id", "image_id"}) | {
+    "intent_query": {"group_id", "image_id", "document", "doc_lang", "filters"}
+}
 
 
 @dataclass
@@ -44,6 +49,8 @@ class Canon:
         self.read += raw.num_rows
         columns = dict(zip(raw.column_names, map(_one, raw.columns), strict=True))
         named = {name: _joined(columns, raws) for name, raws in source.columns.items()}
+        if len(raws := source.columns.get("group_id", ())) > 1:
+            named["group_id"] = _keyed(columns, raws)
         if source.format == "conll":
             named = {name: columns[name] for name in ("text", "intent", "slots")} | named
         if source.join and self.lookup is not None:
@@ -52,6 +59,8 @@ class Canon:
             named["text"] = named.pop("query")
         if exploded is not None:
             named["text"] = exploded.field(1)
+        for name in _OPTIONAL[source.kind] & named.keys():
+            named[name] = pc.if_else(pc.equal(named[name], ""), None, named[name])
         self._languages(named, exploded)
         named["_row"] = columns["_row"]
         group = named.get("group_id", _default_group(source, named))
@@ -62,7 +71,7 @@ class Canon:
     def _joined_columns(self, join: Join, keys: pa.Array) -> dict[str, Any]:
         assert self.lookup is not None
         lookup = kept_by(self.lookup, join.where)
-        at = pc.index_in(keys, _one(lookup[join.on]))
+        at = pc.index_in(keys, _one(lookup[join.on]), skip_nulls=True)
         raw = {name: _one(lookup[name]).take(at) for name in lookup.column_names}
         return {name: _joined(raw, raws) for name, raws in join.columns.items()} | {"_joined": pc.is_valid(at)}
 
@@ -143,6 +152,12 @@ def _joined(columns: dict[str, Any], raws: tuple[str, ...]) -> pa.Array:
     # Nulls are filled first: null_handling="skip" of pyarrow 26 loses rows in which all are null.
     joined = pc.binary_join_element_wise(*(pc.fill_null(columns[raw], "") for raw in raws), "\n")
     return pc.utf8_trim(pc.replace_substring_regex(joined, r"\n\n+", "\n"), "\n")
+
+
+def _keyed(columns: dict[str, Any], raws: tuple[str, ...]) -> pa.Array:
+    """Several columns as one key, in which each keeps its place; null where all are empty."""
+    joined = pc.binary_join_element_wise(*(pc.fill_null(columns[raw], "") for raw in raws), "\n")
+    return pc.if_else(pc.equal(joined, "\n" * (len(raws) - 1)), None, joined)
 
 
 def _explode(raw: pa.Table, column: str) -> tuple[pa.Table, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from langcodes.data_dicts import LIKELY_SUBTAGS
 
 from unimir.schema import SLOTS
 
@@ -177,9 +178,11 @@ def _mostly(texts: pa.Array, script: str) -> npt.NDArray[np.bool_]:
 def _scripts(tag: str) -> str | None:
     """The inside of a regular expression's class of the scripts a language is written in; None: not known."""
     language = langcodes.Language.get(tag)
-    likely = language.script or language.maximize().script
-    codes = [*_MIXED.get(likely or "", (likely,))]
+    # Of a language that CLDR says nothing of, `maximize` takes English for likely.
+    known = any(tag in LIKELY_SUBTAGS for tag in language.broader_tags() if not tag.startswith("und"))
+    likely = language.script or (language.maximize().script if known else None)
+    codes = [*_MIXED.get(likely or "", (likely,))] if likely else []
     if language.script is None:
         codes += _ALSO.get(language.language or "", "").split()
     names = [_NAMES.get(code or "") for code in dict.fromkeys(codes)]
-    return "".join(rf"\p{{{name}}}" for name in names) if all(names) else None
+    return "".join(rf"\p{{{name}}}" for name in names) if names and all(names) else None

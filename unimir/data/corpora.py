@@ -5,6 +5,7 @@ Knows no file's content: readers open the files, prepare decides what is kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,13 +212,21 @@ def _tidy(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
             exclude = isinstance(rule, Mapping)
             if exclude and set(rule) != {"not"}:
                 raise ValueError(f"{where}: where {column} has keys {sorted(rule)}; only 'not' is known")
-            listed = [str(value) for value in _listed(rule["not"] if exclude else rule)]
+            listed = _texts(rule["not"] if exclude else rule, f"{where}: where {column}")
             values["where"][column] = {"values": listed, "exclude": exclude}
     return values
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """Values that a column is compared with. ValueError for null, which equals nothing."""
+    listed = _listed(value)
+    if None in listed:
+        raise ValueError(f"{where} has null, which no value equals")
+    return [str(one) for one in listed]
 
 
 def _split(rule: Any, where: str) -> Any:
@@ -230,7 +239,7 @@ def _split(rule: Any, where: str) -> Any:
         taken = {split: values.pop(split) for split in SPLITS if split in values}
         if not taken:
             raise ValueError(f"{where}: split by column {values['column']} names no values for any of {SPLITS}")
-        values["values"] = {split: [str(value) for value in _listed(listed)] for split, listed in taken.items()}
+        values["values"] = {split: _texts(listed, f"{where}: split {split}") for split, listed in taken.items()}
     elif "only" not in values:
         given = [values[split] for split in ("validation", "evaluation") if isinstance(values.get(split), (int, float))]
         values.setdefault("evaluation", 0.1)
@@ -278,8 +287,15 @@ def _check_source(source: Source, images: list[str], where: str) -> None:
         raise ValueError(f"{where}: no language; give lang, lang_from_path, or a column for it")
     if source.kind in ("nlu", "intent_query") and not (source.label_set or "label_set" in named):
         raise ValueError(f"{where}: kind {source.kind} needs a label_set")
-    if source.kind == "image_text" and source.images is None:
-        raise ValueError(f"{where}: kind image_text needs images; image tables: {', '.join(images) or 'none'}")
+    if "image_id" in named and source.images is None:
+        raise ValueError(f"{where}: a column image_id needs images; image tables: {', '.join(images) or 'none'}")
+    if source.lang_from_path is not None:
+        try:
+            groups = re.compile(source.lang_from_path).groups
+        except re.error as error:
+            raise ValueError(f"{where}: lang_from_path {source.lang_from_path!r} is no pattern ({error})") from error
+        if not groups:
+            raise ValueError(f"{where}: lang_from_path {source.lang_from_path!r} has no (group) around the language")
     if source.images is not None and source.images not in images:
         raise ValueError(f"{where}: images {source.images!r} is unknown; image tables: {', '.join(images) or 'none'}")
     bad = [key for key in source.leak if key not in LEAKS]

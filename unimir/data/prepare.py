@@ -26,7 +26,7 @@ from unimir.data.text import TextTokenizer, tokenizer_file, train_tokenizer, who
 from unimir.plain import to_dict
 from unimir.schema import SPLITS
 
-_FORMAT = 3  # raise when the same inputs would give another directory
+_FORMAT = 4  # raise when the same inputs would give another directory
 _SAMPLED_UNITS = 32  # of each source, for the tokenizer
 _PART_UNITS = 4  # units whose rows share one final file
 

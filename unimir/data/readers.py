@@ -58,7 +58,8 @@ def table_files(corpora: Corpora | Catalog, table: Table) -> list[File]:
     if table.format == "hf_dataset":
         if any(posixpath.basename(file.uri) == "dataset_dict.json" for file in files):
             raise ValueError(f"{where}: {table.path[0]} is a dict of datasets; give the directory of one split")
-        files = [file for file in files if file.uri.endswith(".arrow")]
+        # What `map` and `filter` of a saved dataset leave beside it is no part of it.
+        files = [f for f in files if f.uri.endswith(".arrow") and not posixpath.basename(f.uri).startswith("cache-")]
         if not files:
             raise ValueError(f"{where}: {table.path[0]} holds no .arrow file; expected a dataset of save_to_disk")
     return files
@@ -120,6 +121,8 @@ def read_join(corpora: Corpora, join: Join) -> pa.Table:
         for start, stop, row in _parts(join, file, 1_000_000):
             unit = Unit(0, 0, file, start, stop, row)
             tables += list(read_unit(join, unit, Rejects("", file.label), 100_000))
+    if not tables:
+        raise ValueError(f"{corpora.name}: join {', '.join(join.path)} has no row")
     return pa.concat_tables(tables).combine_chunks()
 
 

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from unimir.data.archives import pictures_of, read_folder, read_tar
@@ -27,6 +28,7 @@ _BLOCK = 1 << 24
 _CHUNK_BYTES = 1 << 26
 _COMMENT = re.compile(r"#\s*(text|intent)\s*[=:]\s?(.*)")
 _WHOLE = 1 << 62
+_LONGEST = (1 << 31) - 1  # characters of a cell; by default csv cuts the row in two after 131,072
 
 
 def parts(format: str, file: File, wanted: Mapping[str, Role], rows: int) -> Iterator[Part]:
@@ -128,16 +130,15 @@ def _bytes(file: File, start: int, stop: int) -> bytes:
 
 def _line_bounds(file: File, rows: int, start: int, quoted: bool) -> Iterator[Part]:
     """Byte ranges of `rows` lines each; in CSV a newline inside quotes does not end a row."""
-    first, counted, open_quotes, offset, row = start, 0, 0, start, 0
+    first, counted, offset, row = start, 0, start, 0
+    quotes = _Quotes()
     with open_file(file.uri) as handle:
         handle.seek(start)
         while block := handle.read(_BLOCK):
             codes = np.frombuffer(block, np.uint8)
             ends = np.flatnonzero(codes == 10)
             if quoted:
-                quotes = np.cumsum(codes == 34)
-                ends = ends[(quotes[ends] + open_quotes) % 2 == 0]
-                open_quotes += int(quotes[-1])
+                ends = ends[~quotes.around(ends, codes)]
             for position in ends[rows - counted - 1 :: rows].tolist():
                 yield first, offset + position + 1, row
                 first, row = offset + position + 1, row + rows
@@ -145,6 +146,45 @@ def _line_bounds(file: File, rows: int, start: int, quoted: bool) -> Iterator[Pa
             offset += len(block)
     if offset > first:
         yield first, offset, row
+
+
+class _Quotes:
+    """Follows the quotes of a CSV file block by block: those that open a cell at its start, close it, or are doubled.
+
+    A quote anywhere else, as of inches, is a character like others, as for Python's csv.
+    """
+
+    def __init__(self) -> None:
+        self._inside, self._closed, self._last = False, False, 10  # of the byte before the block
+
+    def around(self, places: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Which of the places in the next block lie inside quotes."""
+        quotes = self._counted(np.flatnonzero(codes == 34), codes)
+        inside: npt.NDArray[np.bool_] = (np.searchsorted(quotes, places) + self._inside) % 2 == 1
+        self._inside = (len(quotes) + self._inside) % 2 == 1
+        self._closed = len(quotes) > 0 and quotes[-1] == len(codes) - 1 and not self._inside
+        self._last = int(codes[-1])
+        return inside
+
+    def _counted(self, quotes: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """The quotes that open or close."""
+        before = np.where(quotes > 0, codes[quotes - 1], self._last)
+        starts = np.isin(before, (ord(","), 10, 13))
+        opens = np.arange(len(quotes)) % 2 == int(self._inside)
+        doubled = before == 34
+        doubled[:1] &= self._closed
+        if np.all(starts | doubled | ~opens):
+            return quotes
+        inside, closed, counted = self._inside, -1 if self._closed else -2, []
+        for place, start in zip(quotes.tolist(), starts.tolist(), strict=True):
+            if inside:
+                inside, closed = False, place
+            elif start or closed == place - 1:
+                inside = True
+            else:
+                continue
+            counted.append(place)
+        return np.array(counted, np.int64)
 
 
 def _jsonl(data: bytes, row: int, rejects: Rejects) -> Iterator[Record]:
@@ -168,6 +208,7 @@ def _jsonl(data: bytes, row: int, rejects: Rejects) -> Iterator[Record]:
 
 
 def _reader(text: str, format: str) -> Any:
+    csv.field_size_limit(_LONGEST)
     if format == "tsv":
         return csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     return csv.reader(io.StringIO(text, newline=""))

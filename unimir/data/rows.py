@@ -221,6 +221,8 @@ def _text(value: Any) -> str | None:
         return value
     if value is None:
         return None
+    if isinstance(value, bool):  # as JSON, Parquet and a manifest have them
+        return "true" if value else "false"
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, list):
