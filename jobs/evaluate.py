@@ -29,18 +29,15 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     from unimir.data.prepare import prepare
     from unimir.data.sources import corpora_of
     from unimir.evaluate import evaluate
+    from unimir.evaluate_checks import check_own
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
 
     encoder = Encoder.from_bundle(bundle)
     with job.cluster():
         prepared = prepare(corpora_of(config, out, args.root, corpora=args.corpora), config, out)
-    evaluated, known = artifacts.read_manifest(prepared, "prepared")["id"], trained["parents"]["prepared"]
-    if evaluated != known and not (args.recipe or args.corpora):
-        raise ValueError(
-            f"{bundle} was trained on the corpus {known}, and the one of its recipe is {evaluated} now: "
-            "say by --corpora or --recipe what to evaluate on"
-        )
+    if not (args.recipe or args.corpora):
+        check_own(bundle, prepared)
     found = evaluate(encoder, prepared, config, progress=lambda name: print(f"evaluating {name}", file=sys.stderr))
     about = {"recipe": config.recipe, "bundle": encoder.id, "prepared": prepared.name}
     table = write_report(out / "reports" / f"{bundle.name}-on-{prepared.name}", found, about)

@@ -33,7 +33,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
 
     corpora = corpora_of(config, out, corpora=args.corpora, root=args.root)
     from unimir.data.prepare import prepare
-    from unimir.evaluate import check, evaluate
+    from unimir.evaluate import evaluate
+    from unimir.evaluate_checks import check
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
     from unimir.train.driver import Places, select_stages, train

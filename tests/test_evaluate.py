@@ -12,7 +12,8 @@ import pytest
 
 from unimir.config import Config, EvalTask
 from unimir.data.prepared import read_images
-from unimir.evaluate import _MEASURES, _Corpus, _items, check, evaluate
+from unimir.evaluate import _MEASURES, _Corpus, _items, evaluate
+from unimir.evaluate_checks import check, check_own
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
 from unimir.schema import PREPARED
@@ -81,6 +82,16 @@ def test_items_are_distinct_and_know_their_groups() -> None:
     assert items.by_group == {1: [0, 2], 2: [0, 1, 2]}
 
 
+def test_another_corpus_than_the_bundles_own_is_refused_unless_said(
+    tiny_bundle: Path, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    check_own(tiny_bundle, tiny_prepared)
+    manifest = json.loads((tiny_prepared / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "id": "another"}))
+    with pytest.raises(ValueError, match="and its recipe's is another: say by --corpora or --recipe"):
+        check_own(tiny_bundle, tmp_path)
+
+
 def test_a_picture_of_two_groups_is_asked_for_once(tiny_bundle: Path, tiny_prepared: Path) -> None:
     (task,) = (EvalTask(name="i", measure="image_to_text", kind="image_text", metrics=("r@1",)),)
     rows = [
@@ -98,7 +109,7 @@ def test_a_picture_of_two_groups_is_asked_for_once(tiny_bundle: Path, tiny_prepa
 def test_what_an_nlu_task_lacks_is_said_by_the_check(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     held_out = shutil.copytree(tiny_prepared / "nlu" / "evaluation", tmp_path / "nlu" / "evaluation")
     config = dataclasses.replace(tiny_config, evaluation=(EvalTask(name="n", measure="nlu", kind="nlu"),))
-    with pytest.raises(ValueError, match="task 'n': no nlu row in split train, from which the baseline learns"):
+    with pytest.raises(ValueError, match="task 'n': no nlu row in split train, which the baseline needs"):
         check(tmp_path, config)
     (path,) = held_out.glob("*.parquet")
     table = pq.read_table(path)

@@ -20,10 +20,15 @@ LAYERS = [
     {"onnx_text"},
     {"infer", "train"},
     {"index", "mine"},
-    {"evaluate", "evaluate_nlu", "report", "job", "serve"},
+    {"evaluate", "evaluate_checks", "evaluate_nlu", "report", "job", "serve"},
     {"jobs"},
 ]
-PEERS = {("config", "schema"), ("evaluate", "evaluate_nlu"), ("recipes", "recipes_pretrained")}
+PEERS = {
+    ("config", "schema"),
+    ("evaluate", "evaluate_checks"),
+    ("evaluate", "evaluate_nlu"),
+    ("recipes", "recipes_pretrained"),
+}
 OWNERS = {
     "deepspeed": {"unimir/train/engine.py"},
     "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py"},

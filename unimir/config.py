@@ -19,7 +19,6 @@ PARTS = ("text", "ngrams", "image", "nlu", "fusion", "proxies", "scale")
 LOSSES = ("contrastive", "fused", "proxy", "intent", "slots", "anchor", "distill")
 """Text against counterpart; fused query against counterpart; both against a learned vector per group; intent; slots;
 distance to the vectors at stage start; distance to a teacher's vectors."""
-
 BACKENDS = ("torch", "onnx-fp32", "onnx-int8")
 """What can run the text side of a bundle: PyTorch anywhere, ONNX Runtime on a CPU."""
 
@@ -158,9 +157,7 @@ class Task:
             not mined or self.kind == "text_text",
             f"task {self.name}: hard_negatives {mined}; kind {self.kind} has none, only text_text",
         )
-        _require(
-            bool(wanted), f"task {self.name}: no loss above 0 among {dict(self.losses)}; losses are {', '.join(LOSSES)}"
-        )
+        _require(bool(wanted), f"task {self.name}: no loss above 0 among {dict(self.losses)}; of {', '.join(LOSSES)}")
         unknown = set(self.losses) - set(LOSSES)
         _require(not unknown, f"task {self.name}: unknown losses {sorted(unknown)}; losses are {', '.join(LOSSES)}")
 
@@ -253,11 +250,8 @@ class EvalTask:
     max_lexical_rows: int = 50_000  # training rows of the lexical NLU baseline, the first by hash
 
     def __post_init__(self) -> None:
-        for metric in self.metrics:
-            _require(
-                re.fullmatch("(r|ndcg)@[1-9][0-9]*", metric) is not None,
-                f"evaluation task {self.name!r}: metric {metric!r}; r@K (recall) or ndcg@K, such as r@10",
-            )
+        wrong = [metric for metric in self.metrics if not re.fullmatch("(r|ndcg)@[1-9][0-9]*", metric)]
+        _require(not wrong, f"evaluation task {self.name!r}: metrics {wrong}; r@K (recall) or ndcg@K, such as r@10")
 
 
 @dataclass(frozen=True, kw_only=True)

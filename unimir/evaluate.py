@@ -21,7 +21,8 @@ from unimir import metrics
 from unimir.config import Config, EvalTask
 from unimir.data.image import decode_stored
 from unimir.data.prepared import read_images, read_kind
-from unimir.evaluate_nlu import judge_understanding, named, one_label_set
+from unimir.evaluate_checks import check
+from unimir.evaluate_nlu import judge_understanding, named
 from unimir.infer import Encoder
 from unimir.lexical import LexicalIndex
 from unimir.schema import PREPARED, Split
@@ -67,24 +68,6 @@ def evaluate(
         pool = held_out if task.pool == "evaluation" else pa.concat_tables(tables.values())
         found.update(_MEASURES[task.measure](task, encoder, _Corpus(prepared, tables["train"], held_out, pool)))
     return found
-
-
-def check(prepared: Path, config: Config) -> None:
-    """ValueError for an evaluation task that the corpus has no rows for: better known before training than after."""
-    for task in config.evaluation:
-        sources = read_kind(prepared, task.kind, config.eval_split, ["source"])["source"]
-        if not (pc.any(pc.is_in(sources, pa.array(task.sources))).as_py() if task.sources else len(sources)):
-            wanted = f" of {', '.join(task.sources)}" if task.sources else ""
-            raise ValueError(
-                f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows{wanted} in split "
-                f"{config.eval_split} (--set evaluation=[] evaluates nothing)"
-            )
-        if task.measure == "nlu":
-            one_label_set(task.name, _read(prepared, task, config.eval_split))
-            if not len(_read(prepared, task, "train")):
-                raise ValueError(
-                    f"evaluation task {task.name!r}: no {task.kind} row in split train, from which the baseline learns"
-                )
 
 
 @dataclass(frozen=True)

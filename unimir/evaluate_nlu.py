@@ -25,7 +25,7 @@ def judge_understanding(name: str, encoder: Encoder, train: pa.Table, held_out: 
     prefix = f"{name}_" if name else ""
     found: dict[str, float] = {}
     texts, intents, slots, langs = _nlu_rows(held_out)
-    label_set = one_label_set(name, held_out)
+    (label_set,) = set(held_out["label_set"].to_pylist())
     parses = encoder.parse(texts, label_set=label_set)
     guessed = [[(s.start, s.end, s.label) for s in parse.slots] for parse in parses]
     train_texts, train_intents, train_slots, _ = _nlu_rows(train)
@@ -65,11 +65,3 @@ def _judge_nlu(
 def _nlu_rows(table: pa.Table) -> tuple[list[str], list[str], list[list[metrics.Span]], list[str]]:
     slots = [[(s["start"], s["end"], s["label"]) for s in row or ()] for row in table["slots"].to_pylist()]
     return table["text"].to_pylist(), table["intent"].to_pylist(), slots, table["lang"].to_pylist()
-
-
-def one_label_set(name: str, table: pa.Table) -> str:
-    """The label set of all rows. ValueError if they are of several."""
-    names = sorted(set(table["label_set"].to_pylist()))
-    if len(names) != 1:
-        raise ValueError(f"evaluation task {name!r} mixes the label sets {', '.join(names)}; name sources of one")
-    return str(names[0])

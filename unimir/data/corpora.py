@@ -223,8 +223,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _texts(value: Any, where: str) -> list[str]:
     """Values that a column is compared with. ValueError for null, which equals nothing."""
-    listed = _listed(value)
-    if None in listed:
+    if None in (listed := _listed(value)):
         raise ValueError(f"{where} has null, which no value equals")
     return [str(one) for one in listed]
 
@@ -251,8 +250,7 @@ def _check(corpora: Corpora, path: Path) -> None:
     names = [table.name for table in corpora.tables]
     for kind in (corpora.images, corpora.sources):
         listed = [table.name for table in kind]
-        repeated = sorted({name for name in listed if listed.count(name) > 1})
-        if repeated:
+        if repeated := sorted({name for name in listed if listed.count(name) > 1}):
             raise ValueError(f"{path}: the name {repeated[0]!r} is used twice")
     for table in corpora.images:
         _check_images(table, f"{path}: images {table.name}")
@@ -262,8 +260,7 @@ def _check(corpora: Corpora, path: Path) -> None:
 
 def _check_images(table: ImageTable, where: str) -> None:
     known = ("image_id", "image")
-    unknown = [column for column in table.columns if column not in known]
-    if unknown:
+    if unknown := [column for column in table.columns if column not in known]:
         raise ValueError(f"{where}: unknown column {unknown[0]!r}; known columns: {', '.join(known)}")
     missing = [column for column in known if column not in table.columns]
     if missing and table.format != "imagefolder":
