@@ -18,7 +18,7 @@ from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
 from unimir.model.image_encoder import ImageEncoder
 from unimir.model.rows import RowTable
-from unimir.model.text_encoder import TextEncoder, own_pooling
+from unimir.model.text_encoder import TextEncoder, check_arch, own_pooling
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 
@@ -183,6 +183,13 @@ def test_image_backbones_with_a_hidden_layer_behind_their_features(name: str) ->
 def test_architectures_that_cannot_be_are_clear_errors(arch: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextEncoder(TextConfig(arch={**ARCH, **arch}, max_tokens=40), vocab_size=100, pad_id=1, dim=8)
+
+
+def test_keys_of_an_architecture_are_those_that_it_uses() -> None:
+    check_arch(TextConfig(arch={"model_type": "modernbert", "hidden_size": 8, "global_attn_every_n_layers": 2}))
+    check_arch(TextConfig(arch={"model_type": "distilbert", "dim": 8, "n_layers": 1, "hidden_size": 8}))
+    with pytest.raises(ValueError, match="model.text.arch: unknown key 'n_layers'; keys of bert: .*num_hidden_layers"):
+        check_arch(TextConfig(arch={"model_type": "bert", "n_layers": 1}))
 
 
 def test_a_damaged_text_backbone_is_a_clear_error(tmp_path: Path) -> None:
