@@ -139,7 +139,11 @@ def _dense(backbone: str, path: str) -> nn.Module:
     activation = said.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     if activation not in _ACTIVATIONS:
         raise ValueError(f"teacher {backbone!r}: activation {activation} of {path}; one of {', '.join(_ACTIVATIONS)}")
-    read = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, weights_only=True)
     linear = nn.Linear(said["in_features"], said["out_features"], bias=said.get("bias", True))
-    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read.items()})
+    try:
+        read = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, weights_only=True)
+        linear.load_state_dict({name.removeprefix("linear."): value for name, value in read.items()})
+    except Exception as error:  # of damaged files, what their readers raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"teacher {backbone!r}: the weights of {path} cannot be loaded ({reason})") from error
     return nn.Sequential(linear, _ACTIVATIONS[activation]())
