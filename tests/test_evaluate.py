@@ -12,7 +12,7 @@ import pytest
 
 from unimir.config import Config, EvalTask
 from unimir.data.prepared import read_images
-from unimir.evaluate import _MEASURES, _Corpus, _items, evaluate
+from unimir.evaluate import _MEASURES, Queries, _Corpus, _dots, _items, _judge, evaluate
 from unimir.evaluate_checks import check, check_own
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
@@ -134,6 +134,19 @@ def test_unknown_label_set_is_a_clear_error(
     config = dataclasses.replace(tiny_config, evaluation=(EvalTask(name="", measure="nlu", kind="nlu"),))
     with pytest.raises(ValueError, match="label_set 'banking'; this bundle has search"):
         evaluate(Encoder.from_bundle(tiny_bundle), tmp_path, config)
+
+
+def test_scores_are_judged_a_few_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a million documents at once would not fit; what is found is the same."""
+    rng = np.random.default_rng(0)
+    asked, items = (rng.standard_normal((count, 8)).astype(np.float32) for count in (20, 50))
+    relevant = [np.sort(rng.choice(50, 1 + at % 3, replace=False)) for at in range(20)]
+    queries = Queries([str(at) for at in range(20)], ["en", "de"] * 10, relevant)
+    wanted = _judge("task", queries, iter([asked @ items.T]), ["r@10", "ndcg@10"])
+    monkeypatch.setattr("unimir.evaluate.QUERY_CHUNK", 3)
+    assert [len(scores) for scores in _dots(asked, items)] == [3] * 6 + [2]
+    assert _judge("task", queries, _dots(asked, items), ["r@10", "ndcg@10"]) == pytest.approx(wanted)
+    assert 0 < wanted["task.r@10.macro"] < 1
 
 
 def test_no_rows_is_a_clear_error(tiny_bundle: Path, tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Every format gives the same rows, whatever the unit size; every mistake of a file is one line or one rejected row."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -323,6 +326,46 @@ def test_invalid_utf8_in_parquet(prepared: Callable[..., Any], source: Any, parq
     assert done.rejected() == [("rows.parquet", 1, "invalid UTF-8")]
 
 
+def test_bad_values_in_parquet_cost_their_own_rows_only(
+    prepared: Callable[..., Any], source: Any, parquet: Any
+) -> None:
+    """In lists, mappings and slots too, and in dictionaries and row groups that several units read."""
+    count = 40
+    words = [f"dog {number}".encode() for number in range(count)]
+    words[7], words[31] = b"\xff", b"fox \xc3"
+    raw = pa.array(words, pa.binary())
+    text = pa.StringArray.from_buffers(count, raw.buffers()[1], raw.buffers()[2])
+    ends = pa.array(range(count + 1), pa.int32())
+    listed = pa.ListArray.from_arrays(ends, text)
+    mapped = pa.MapArray.from_arrays(ends, pa.array(["en"] * count), text)
+    coded = pa.DictionaryArray.from_arrays(pa.array(range(count), pa.int32()), text)
+    named = {"columns": {"group_id": "id"}, "texts": "text"}
+    wanted = [f"dog {number}" for number in range(count) if number not in (7, 31)]
+    for column, changes in ((text, {}), (listed, {}), (coded, {}), (listed, named), (mapped, named)):
+        path = parquet(pa.table({"id": range(count), "text": column}))
+        for unit_rows in (9, 100):
+            done = prepared(source(path, format="parquet", **changes), unit_rows=unit_rows)
+            assert sorted(done.texts("parallel")) == sorted(wanted)
+            assert done.rejected() == [("rows.parquet", row, "invalid UTF-8") for row in (7, 31)]
+    slots = [[{"start": 0, "end": 3, "label": "noise"}] for _ in range(count)]
+    slots[5] = [{"start": 0, "end": 1 << 40, "label": "noise"}]
+    path = parquet({"id": range(count), "text": ["dog house"] * count, "intent": ["other"] * count, "slots": slots})
+    columns = {name: name for name in ("text", "intent", "slots")} | {"group_id": "id"}
+    done = prepared(source(path, format="parquet", kind="nlu", label_set="xsid", columns=columns))
+    assert done.counts["texts"]["read"] == count
+    assert ("rows.parquet", 5, "slot outside the text") in done.rejected()
+    assert [row for _, row, reason in done.rejected() if reason == "slot outside the text"] == [5]
+
+
+def test_a_key_of_json_lines_may_come_up_late(prepared: Callable[..., Any], source: Any, jsonl: Any) -> None:
+    rows = [{"id": number, "text": f"dog {number}"} for number in range(300)]
+    rows[250]["about"] = "a big fox"
+    columns = {"text": ["about", "text"], "group_id": "id"}
+    for unit_rows in (20, 1000):
+        texts = prepared(source(jsonl(rows), columns=columns), unit_rows=unit_rows).texts("parallel")
+        assert len(texts) == 300 and sorted(texts)[0] == "a big fox dog 250"
+
+
 def test_broken_members_of_a_tar(prepared: Callable[..., Any], source: Any, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "r.tar", "w") as archive:
         add(archive, "a.json", b'{"id": 1, "text": "good"}')
@@ -345,6 +388,12 @@ MISTAKES: list[tuple[dict[str, Any], Mapping[str, Any] | bytes | None, str]] = [
     ({"path": "nope://x/y"}, None, r"scheme 'nope' is not supported"),
     ({"columns": OTHER}, b'{"id": 1, "text": "a"}', "rows: no column 'txt'; available columns: id, text"),
     ({"format": "csv", "columns": OTHER}, b"id,text\n1,a\n", "rows: no column 'txt'; available columns: id, text"),
+    ({"columns": OTHER}, b'{"id": 1, "text": "a"}\n' * 100_001, "no column 'txt' in its first 100,000 rows; available"),
+    ({"format": "csv", "columns": OTHER}, b"id,text\n", "rows: no column 'txt'; available columns: id, text"),
+    ({"format": "csv"}, b"id,text\r1,a\r2,b\r", "rows: its lines end in a carriage return alone"),
+    ({"format": "csv"}, gzip.compress(b"id,text\n1,a\n"), r"rows: is compressed \(gzip\), .* unpack it first"),
+    ({"format": "conll"}, bz2.compress(b"# text: a\n"), r"rows: is compressed \(bzip2\)"),
+    ({}, lzma.compress(b"{}\n"), r"rows: is compressed \(xz\)"),
     ({"format": "csv"}, b"", "no header line"),
     ({"format": "parquet"}, b"not parquet", "rows: not a Parquet file"),
     ({"format": "webdataset"}, b"not a tar", "rows: not a readable tar"),
@@ -441,6 +490,19 @@ def test_join_filter_and_split_column(prepared: Callable[..., Any], jsonl: Any) 
     assert train[0]["doc_ids"] == train[1]["doc_ids"] and train[0]["group"] == train[1]["group"]
     assert done.texts("text_text", "evaluation") == ["move files"]
     assert sorted(done.reasons()) == ["not in the join table", "split value not listed"]
+
+
+def test_no_key_is_no_key_of_a_join(prepared: Callable[..., Any], source: Any, jsonl: Any) -> None:
+    pages = jsonl([{"id": "a", "about": "big dog"}, {"about": "of nothing"}], "pages.jsonl")
+    rows = jsonl([{"id": "a", "text": "dog"}, {"text": "fox", "id": None}, {"text": "cat", "id": "b"}])
+    join = {"path": pages, "format": "jsonl", "on": "id", "columns": {"document": "about"}}
+    change = {"kind": "text_text", "columns": {"query": "text", "group_id": "text"}, "join": join}
+    done = prepared(source(rows, **change))
+    assert [(row["text"], row["doc_text"]) for row in done.rows("text_text")] == [("dog", "big dog")]
+    assert done.rejected() == [("rows.jsonl", row, "not in the join table") for row in (1, 2)]
+    join["path"] = jsonl([b"", b""], "none.jsonl")
+    with pytest.raises(ValueError, match=r"join none\.jsonl has no row"):
+        prepared(source(rows, **change))
 
 
 def test_several_texts_per_row(prepared: Callable[..., Any], jsonl: Any) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -48,9 +49,10 @@ def test_a_meter_counts_and_goes_on_from_its_state() -> None:
     assert again.state()["examples"] == 18 and again.counts.seconds > found["seconds"]
 
 
-def test_operations_are_those_that_torch_counts() -> None:
-    """A backbone's own matrix products and attention, forward; three times as much to train."""
-    model = build()
+@pytest.mark.parametrize("arch", [ARCH, {**ARCH, "model_type": "albert", "num_hidden_layers": 6}])
+def test_operations_are_those_that_torch_counts(arch: dict[str, Any]) -> None:
+    """A backbone's own matrix products and attention, forward; three times as much to train. ALBERT shares layers."""
+    model = build(text=replace(build().config.text, arch=arch))
     tokens = texts(*[40] * 8)
     model.text.token_budget = 40 * 8
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

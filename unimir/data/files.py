@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 _MAGIC = frozenset("*?[")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"PK\3\4": "zip"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ def open_file(uri: str) -> pa.NativeFile:
         return filesystem.open_input_file(path)
     except OSError as error:
         raise ValueError(f"{uri}: cannot be opened ({_reason(error)})") from error
+
+
+def refuse_compressed(file: File) -> None:
+    """ValueError for what only opens as a whole, where parts of a file are read."""
+    with open_file(file.uri) as handle:
+        head = handle.read(max(map(len, _COMPRESSED)))
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise ValueError(f"{file.label}: is compressed ({name}), and is read in parts; unpack it first")
 
 
 def find(root: str, patterns: Sequence[str], where: str) -> list[File]:

@@ -19,7 +19,7 @@ from unimir.data import archives, records
 from unimir.data.catalog import Catalog
 from unimir.data.corpora import Corpora, ImageTable, Join, Source
 from unimir.data.files import File, find, open_file
-from unimir.data.rows import Rejects, Role, allowed, arrow_column, roles
+from unimir.data.rows import BadValue, Rejects, Role, allowed, arrow_column, roles
 
 Table = ImageTable | Source | Join | Catalog
 
@@ -205,15 +205,31 @@ def _rows_of(
     batches: Iterator[pa.RecordBatch], row: int, wanted: dict[str, Role], rejects: Rejects
 ) -> Iterator[pa.Table]:
     for batch in batches:
-        table = pa.table({"_row": pa.array(np.arange(row, row + batch.num_rows))})
+        raw = pa.record_batch([_column(batch, name) for name in wanted], names=list(wanted))
+        try:
+            yield _table(raw, row, wanted)
+        except BadValue:
+            # Taken, not sliced: a slice is checked with all of what it was cut from.
+            if tables := list(_good(raw.take(pa.array(np.arange(raw.num_rows))), row, wanted, rejects)):
+                yield pa.concat_tables(tables).combine_chunks()
         row += batch.num_rows
-        invalid = np.zeros(batch.num_rows, dtype=bool)
-        for name, role in wanted.items():
-            column, bad = arrow_column(_column(batch, name), role)
-            table = table.append_column(name, column)
-            if bad is not None:
-                invalid |= bad
-        yield rejects.drop(table, invalid, "invalid UTF-8") if invalid.any() else table
+
+
+def _table(raw: pa.RecordBatch, row: int, wanted: dict[str, Role]) -> pa.Table:
+    columns = [arrow_column(column, role) for column, role in zip(raw.columns, wanted.values(), strict=True)]
+    return pa.table([pa.array(np.arange(row, row + raw.num_rows)), *columns], names=["_row", *wanted])
+
+
+def _good(raw: pa.RecordBatch, row: int, wanted: dict[str, Role], rejects: Rejects) -> Iterator[pa.Table]:
+    """The rows whose values can all be had; a batch with a bad one is halved until that row stands alone."""
+    try:
+        yield _table(raw, row, wanted)
+    except BadValue as error:
+        if raw.num_rows == 1:
+            rejects.add(row, error.reason, error.detail)
+            return
+        for half in np.array_split(np.arange(raw.num_rows), 2):
+            yield from _good(raw.take(pa.array(half)), row + int(half[0]), wanted, rejects)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> Any:

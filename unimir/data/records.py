@@ -1,24 +1,22 @@
 """Formats whose rows are Python values: JSON lines, CSV, TSV, CoNLL, and the archives' members.
 
-Knows how a row is cut out of bytes; a malformed row is noted and passed over, never an error of the run.
+Knows where rows lie in the bytes of a file; a malformed row is noted and passed over, never an error of the run.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from unimir.data.archives import pictures_of, read_folder, read_tar
-from unimir.data.files import File, open_file
+from unimir.data.delimited import Quotes, cells, header
+from unimir.data.files import File, open_file, refuse_compressed
 from unimir.data.rows import Rejects, Role, pick, table_of
 
 Record = tuple[int, dict[str, Any]]
@@ -28,54 +26,66 @@ _BLOCK = 1 << 24
 _CHUNK_BYTES = 1 << 26
 _COMMENT = re.compile(r"#\s*(text|intent)\s*[=:]\s?(.*)")
 _WHOLE = 1 << 62
-_LONGEST = (1 << 31) - 1  # characters of a cell; by default csv cuts the row in two after 131,072
+_HEAD = 100  # rows that show a file's columns
+_KEYS = 100_000  # rows of JSON lines in which a key must come up: a row need not have what it does not use
 
 
 def parts(format: str, file: File, wanted: Mapping[str, Role], rows: int) -> Iterator[Part]:
     """The file's units as (start, stop, first row); ValueError if a wanted column is nowhere to be found."""
-    if format in ("jsonl", "csv", "tsv"):
-        header = 0
-        if format != "jsonl":
-            with open_file(file.uri) as handle:
-                header = _header(handle.read(1 << 20), format, file)[1]
-        bounds = list(_line_bounds(file, rows, header, quoted=format == "csv"))
-    elif format == "imagefolder":
-        count = len(pictures_of(file))
-        bounds = [(start, min(start + rows, count), start) for start in range(0, count, rows)]
-    else:
-        bounds = [(0, _WHOLE, 0)]
-    if bounds:
-        _check(format, file, bounds[0], wanted)
+    bounds = list(_bounds(format, file, rows))
+    _check(format, file, bounds, wanted)
     yield from bounds
 
 
 def column_names(format: str, file: File) -> list[str]:
     """The columns that the first rows have; a line format is read up to the end of its first block only."""
-    part = next(iter(parts(format, file, {}, 100)), None)
-    return list(_names(_head(format, file, part, {}))) if part else []
+    bounds = list(islice(_bounds(format, file, _HEAD), 1))
+    found = dict.fromkeys(_header(format, file))
+    for _, record in islice(_rows(format, file, bounds, {}), _HEAD):
+        found.update(_names(record))
+    return list(found)
 
 
-def _head(format: str, file: File, part: Part, wanted: Mapping[str, Role]) -> list[Record]:
-    return list(islice(read(format, file, *part, wanted, Rejects("", file.label), {}), 100))
+def _bounds(format: str, file: File, rows: int) -> Iterator[Part]:
+    if format in ("jsonl", "csv", "tsv", "conll"):
+        refuse_compressed(file)
+    if format == "jsonl":
+        yield from _line_bounds(file, rows, 0, quoted=False)
+    elif format in ("csv", "tsv"):
+        yield from _line_bounds(file, rows, header(format, file)[1], quoted=format == "csv")
+    elif format == "imagefolder":
+        count = len(pictures_of(file))
+        yield from ((start, min(start + rows, count), start) for start in range(0, count, rows))
+    else:
+        yield 0, _WHOLE, 0
 
 
-def _names(head: list[Record]) -> dict[str, None]:
-    names: dict[str, None] = {}
-    for _, record in head:
-        names.update(dict.fromkeys(record))
-        for name, value in record.items():
-            if isinstance(value, Mapping):
-                names.update(dict.fromkeys(f"{name}.{inner}" for inner in value))
-    return names
+def _header(format: str, file: File) -> list[str]:
+    return header(format, file)[0] if format in ("csv", "tsv") else []
 
 
-def _check(format: str, file: File, part: Part, wanted: Mapping[str, Role]) -> None:
+def _rows(format: str, file: File, bounds: list[Part], wanted: Mapping[str, Role]) -> Iterator[Record]:
+    return chain.from_iterable(read(format, file, *part, wanted, Rejects("", file.label), {}) for part in bounds)
+
+
+def _names(record: Mapping[str, Any]) -> dict[str, None]:
+    inner = (f"{name}.{key}" for name, value in record.items() if isinstance(value, Mapping) for key in value)
+    return dict.fromkeys([*record, *inner])
+
+
+def _check(format: str, file: File, bounds: list[Part], wanted: Mapping[str, Role]) -> None:
     """Looks into the first rows: a column that none of them has is a mistake of the manifest."""
-    head = _head(format, file, part, wanted)
-    names = _names(head)
-    for name in wanted:
-        if head and name not in names and all(pick(record, name) is None for _, record in head):
-            raise ValueError(f"{file.label}: no column {name!r}; available columns: {', '.join(names)}")
+    names, seen = dict.fromkeys(_header(format, file)), 0
+    missing = [name for name in wanted if name not in names]
+    for _, record in islice(_rows(format, file, bounds, wanted), _KEYS if format == "jsonl" else _HEAD):
+        if not missing:
+            return
+        seen += 1
+        names.update(_names(record))
+        missing = [name for name in missing if name not in names and pick(record, name) is None]
+    if missing and names:
+        where = f" in its first {seen:,} rows" if seen == _KEYS else ""
+        raise ValueError(f"{file.label}: no column {missing[0]!r}{where}; available columns: {', '.join(names)}")
 
 
 def read(
@@ -98,9 +108,7 @@ def read(
     data = _bytes(file, start, stop)
     if format == "jsonl":
         return _jsonl(data, row, rejects)
-    with open_file(file.uri) as handle:
-        names, _ = _header(handle.read(1 << 20), format, file)
-    return _delimited(data, names, row, format, rejects)
+    return cells(data, _header(format, file), row, format, rejects)
 
 
 def chunks(records: Iterable[Record], wanted: dict[str, Role], rejects: Rejects, rows: int) -> Iterator[pa.Table]:
@@ -131,7 +139,7 @@ def _bytes(file: File, start: int, stop: int) -> bytes:
 def _line_bounds(file: File, rows: int, start: int, quoted: bool) -> Iterator[Part]:
     """Byte ranges of `rows` lines each; in CSV a newline inside quotes does not end a row."""
     first, counted, offset, row = start, 0, start, 0
-    quotes = _Quotes()
+    quotes = Quotes()
     with open_file(file.uri) as handle:
         handle.seek(start)
         while block := handle.read(_BLOCK):
@@ -146,45 +154,6 @@ def _line_bounds(file: File, rows: int, start: int, quoted: bool) -> Iterator[Pa
             offset += len(block)
     if offset > first:
         yield first, offset, row
-
-
-class _Quotes:
-    """Follows the quotes of a CSV file block by block: those that open a cell at its start, close it, or are doubled.
-
-    A quote anywhere else, as of inches, is a character like others, as for Python's csv.
-    """
-
-    def __init__(self) -> None:
-        self._inside, self._closed, self._last = False, False, 10  # of the byte before the block
-
-    def around(self, places: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Which of the places in the next block lie inside quotes."""
-        quotes = self._counted(np.flatnonzero(codes == 34), codes)
-        inside: npt.NDArray[np.bool_] = (np.searchsorted(quotes, places) + self._inside) % 2 == 1
-        self._inside = (len(quotes) + self._inside) % 2 == 1
-        self._closed = len(quotes) > 0 and quotes[-1] == len(codes) - 1 and not self._inside
-        self._last = int(codes[-1])
-        return inside
-
-    def _counted(self, quotes: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """The quotes that open or close."""
-        before = np.where(quotes > 0, codes[quotes - 1], self._last)
-        starts = np.isin(before, (ord(","), 10, 13))
-        opens = np.arange(len(quotes)) % 2 == int(self._inside)
-        doubled = before == 34
-        doubled[:1] &= self._closed
-        if np.all(starts | doubled | ~opens):
-            return quotes
-        inside, closed, counted = self._inside, -1 if self._closed else -2, []
-        for place, start in zip(quotes.tolist(), starts.tolist(), strict=True):
-            if inside:
-                inside, closed = False, place
-            elif start or closed == place - 1:
-                inside = True
-            else:
-                continue
-            counted.append(place)
-        return np.array(counted, np.int64)
 
 
 def _jsonl(data: bytes, row: int, rejects: Rejects) -> Iterator[Record]:
@@ -205,42 +174,6 @@ def _jsonl(data: bytes, row: int, rejects: Rejects) -> Iterator[Record]:
                 yield number, value
             else:
                 rejects.add(number, "wrong type", f"expected an object, got {type(value).__name__}")
-
-
-def _reader(text: str, format: str) -> Any:
-    csv.field_size_limit(_LONGEST)
-    if format == "tsv":
-        return csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(io.StringIO(text, newline=""))
-
-
-def _header(head: bytes, format: str, file: File) -> tuple[list[str], int]:
-    """Column names and the number of bytes they take."""
-    end = head.find(b"\n") + 1 or len(head)
-    names: list[str] = next(_reader(head[:end].decode("utf-8-sig", "replace").rstrip("\r\n"), format), [])
-    if not names:
-        raise ValueError(f"{file.label}: no header line with the columns' names")
-    return names, end
-
-
-def _delimited(data: bytes, names: list[str], row: int, format: str, rejects: Rejects) -> Iterator[Record]:
-    # Bytes that are not UTF-8 become lone surrogates, which reject their own row later and no other.
-    text = data.decode("utf-8", "surrogateescape")
-    reader = _reader(text, format)
-    for number in range(row, _WHOLE):
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            rejects.add(number, "malformed row", str(error))
-            continue
-        if len(values) == len(names):
-            yield number, dict(zip(names, values, strict=True))
-        elif values:
-            rejects.add(number, "malformed row", f"{len(values)} fields, expected {len(names)}")
-        else:
-            rejects.add(number, "empty line")
 
 
 # ---- CoNLL ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -86,6 +85,14 @@ def roles(table: ImageTable | Source | Join | Catalog) -> dict[str, Role]:
     return wanted
 
 
+class BadValue(Exception):
+    """A value that cannot play its role; `detail` shows it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
 # ---- Arrow columns --------------------------------------------------------------------------------------------------
 
 
@@ -108,24 +115,32 @@ def allowed(kind: pa.DataType, role: Role) -> bool:
     return bool(pt.is_map(kind) or pt.is_struct(kind) or (listed and allowed(kind.value_type, "text")))
 
 
-def arrow_column(column: pa.Array, role: Role) -> tuple[pa.Array, Any]:
-    """The column in the role's own type, and a mask of rows whose text is not UTF-8 (None: all are)."""
+def arrow_column(column: pa.Array, role: Role) -> pa.Array:
+    """The column in the role's own type; BadValue if one of its values cannot be."""
     if pt.is_dictionary(column.type):
         column = column.dictionary_decode()
     if role == "image":
-        return column.cast(pa.large_binary()), None
+        return column.cast(pa.large_binary())
+    try:  # files may call bytes a string without checking; Arrow's kernels need real UTF-8
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise BadValue("invalid UTF-8", str(error)) from error
+    try:
+        return _cast(column, role)
+    except pa.ArrowInvalid as error:
+        raise BadValue("slot outside the text" if role == "slots" else "wrong type", str(error)) from error
+
+
+def _cast(column: pa.Array, role: Role) -> pa.Array:
     if role == "slots":
-        return column.cast(SLOTS), None
+        return column.cast(SLOTS)
     if role == "texts":
-        return _texts(column), None
+        return _texts(column)
     if role == "json" and not pt.is_string(column.type):
-        return pa.array([None if v is None else _dump(v) for v in column.to_pylist()], pa.string()), None
-    bad = _invalid_utf8(column)
-    if bad is not None:
-        column = pc.if_else(pa.array(bad), pa.scalar(None, column.type), column)
+        return pa.array([None if v is None else _dump(v) for v in column.to_pylist()], pa.string())
     if pt.is_list(column.type) or pt.is_large_list(column.type):
-        column = pc.binary_join(column.cast(pa.list_(pa.string())), "\n")
-    return column.cast(pa.string()), bad
+        return pc.binary_join(column.cast(pa.list_(pa.string())), "\n")
+    return column.cast(pa.string())
 
 
 def _texts(column: pa.Array) -> pa.Array:
@@ -145,27 +160,6 @@ def _texts(column: pa.Array) -> pa.Array:
 def _plain(value: Any) -> Any:
     """Arrow gives a map as a list of pairs."""
     return dict(value) if value and isinstance(value[0], tuple) else value
-
-
-def _invalid_utf8(column: pa.Array) -> Any:
-    """Files may call bytes a string without checking; Arrow's kernels need real UTF-8."""
-    try:
-        column.validate(full=True)
-        return None
-    except pa.ArrowInvalid:
-        pass
-    if not (pt.is_string(column.type) or pt.is_large_string(column.type)):
-        return np.ones(len(column), dtype=bool)
-    raw = column.cast(pa.large_binary()).to_pylist()
-    return np.fromiter((value is not None and not _is_utf8(value) for value in raw), dtype=bool, count=len(raw))
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 # ---- records (Python values) ----------------------------------------------------------------------------------------
@@ -189,7 +183,7 @@ def table_of(
     for row, record in records:
         try:
             values = [_CONVERT[role](pick(record, name)) for name, role in wanted.items()]
-        except _Shape as error:
+        except BadValue as error:
             rejects.add(row, error.reason, error.detail)
             continue
         rows.append(row)
@@ -208,16 +202,10 @@ _TYPES: Mapping[Role, pa.DataType] = {
 }
 
 
-class _Shape(Exception):
-    def __init__(self, reason: str, value: Any) -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, repr(value)[:200]
-
-
 def _text(value: Any) -> str | None:
     if type(value) is str:
         if not value.isascii() and _lone_surrogate(value):
-            raise _Shape("invalid UTF-8", value)
+            raise BadValue("invalid UTF-8", repr(value))
         return value
     if value is None:
         return None
@@ -228,7 +216,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, list):
         parts = [_text(part) for part in value]
         return "\n".join(part for part in parts if part)
-    raise _Shape("wrong type", value)
+    raise BadValue("wrong type", repr(value))
 
 
 def _lone_surrogate(value: str) -> bool:
@@ -243,14 +231,14 @@ def _slots(value: Any) -> list[dict[str, Any]] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise _Shape("malformed slots", value)
+        raise BadValue("malformed slots", repr(value))
     slots = []
     for slot in value:
         parts = [slot.get(key) for key in ("start", "end", "label")] if isinstance(slot, Mapping) else slot
         if not (isinstance(parts, list) and [type(part) for part in parts] == [int, int, str]):
-            raise _Shape("malformed slots", value)
+            raise BadValue("malformed slots", repr(value))
         if max(abs(parts[0]), abs(parts[1])) > 2**31 - 1:
-            raise _Shape("slot outside the text", value)
+            raise BadValue("slot outside the text", repr(value))
         slots.append({"start": parts[0], "end": parts[1], "label": _text(parts[2])})
     return slots
 
@@ -262,7 +250,7 @@ def _mapping_or_list(value: Any) -> list[dict[str, Any]] | None:
         return [{"lang": _text(lang), "text": _text(text)} for lang, text in value.items() if text is not None]
     if isinstance(value, list):
         return [{"lang": None, "text": _text(text)} for text in value]
-    raise _Shape("wrong type", value)
+    raise BadValue("wrong type", repr(value))
 
 
 def _json(value: Any) -> str | None:
@@ -276,7 +264,7 @@ def _dump(value: Any) -> str:
 def _image(value: Any) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
-    raise _Shape("wrong type", type(value).__name__)
+    raise BadValue("wrong type", type(value).__name__)
 
 
 _CONVERT: Mapping[Role, Any] = {

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimir.model.tokens import TokenBatch, token_chunks
@@ -101,30 +102,34 @@ class _Flops:
 
     def __init__(self, model: UniMIR, trained: set[str]) -> None:
         backbone = model.text.backbone
-        embeddings = {id(p) for m in backbone.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-        self._weights = sum(p.numel() for p in backbone.parameters() if id(p) not in embeddings)
-        self._attention = 2 * int(backbone.config.num_hidden_layers) * model.text.hidden_size
+        # Counted, not looked up: layers may share their weights (ALBERT), or a token pass few of them.
+        self._token = _counted(backbone, torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+        self._attention = 4.0 * int(backbone.config.num_hidden_layers) * model.text.hidden_size
         self._text_passes = 3 if "text" in trained else 1
         self._image_passes = 3 if "image" in trained else 1
         self._image, self._size = model.image, model.config.image.size
         self._picture: float | None = None
 
     def of_texts(self, lengths: list[int]) -> float:
-        """Two operations a weight and token, and the products of attention."""
+        """As counted on one token, and the products of attention."""
         tokens, pairs = sum(lengths), sum(length * length for length in lengths)
-        flops: float = self._text_passes * 2.0 * (self._weights * tokens + self._attention * pairs)
-        return flops
+        return self._text_passes * (self._token * tokens + self._attention * pairs)
 
     def of_pictures(self, count: int) -> float:
         """As counted on one picture."""
         if self._picture is None:
             pixels = torch.zeros(1, self._size, self._size, 3, dtype=torch.uint8, device=self._image.mean_C11.device)
-            image = deepcopy(self._image).eval()  # in training mode a picture could leave traces
-            image.requires_grad_(False)  # the counter's hooks want a gradient function of what could have a gradient
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                image(pixels)
-            self._picture = float(counter.get_total_flops())
+            self._picture = _counted(self._image, pixels)
         return self._image_passes * self._picture * count
+
+
+def _counted(tower: nn.Module, inputs: Tensor) -> float:
+    """Operations of one pass forward."""
+    tower = deepcopy(tower).eval()  # in training mode a pass could leave traces
+    tower.requires_grad_(False)  # the counter's hooks want a gradient function of what could have a gradient
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tower(inputs)
+    return float(counter.get_total_flops())
 
 
 def padded_tokens(tokens: TokenBatch, budget: int) -> int:
