@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from unimir import artifacts
 from unimir.bundle import load_bundle
+from unimir.bundle_files import CONTENT
 from unimir.infer import Encoder
 
 TEXTS = [
@@ -72,6 +74,25 @@ def test_images_by_bytes_and_by_picture(encoder: Encoder) -> None:
     np.testing.assert_array_equal(by_bytes, by_picture)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "I;16", "CMYK"])
+def test_pictures_are_the_same_however_they_are_handed_over(encoder: Encoder, mode: str) -> None:
+    """With a camera's note of how it was held, and whatever a file's colours are."""
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 40, 3), dtype=np.uint8)
+    grey = mode == "I;16"
+    picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if grey else Image.fromarray(pixels).convert(mode)
+    if "A" in mode:
+        picture.putalpha(Image.fromarray(pixels[..., 1]))
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    if mode == "CMYK":
+        picture.save(buffer, "JPEG", quality=95, exif=exif)
+    else:
+        picture.save(buffer, "PNG", exif=exif)
+    opened = Image.open(io.BytesIO(buffer.getvalue()))
+    np.testing.assert_allclose(encoder.embed_images([opened]), encoder.embed_images([buffer.getvalue()]), atol=1e-6)
+    assert np.abs(encoder.embed_images([picture]) - encoder.embed_images([opened])).max() > 1e-3  # it was turned
+
+
 def test_prefixes_are_unit_vectors_of_their_own(encoder: Encoder) -> None:
     full, prefix = encoder.embed_texts(TEXTS), encoder.embed_texts(TEXTS, dimensions=16)
     np.testing.assert_allclose(np.linalg.norm(prefix, axis=1), 1, atol=1e-5)
@@ -84,6 +105,12 @@ def test_prefixes_are_unit_vectors_of_their_own(encoder: Encoder) -> None:
         (lambda e: e.embed_texts(["fine", " \u200b "]), "text 1: .* is empty once normalised"),
         (lambda e: e.embed_texts(["\ud800"]), "not valid Unicode"),
         (lambda e: e.embed_images([b"no picture"]), "image 0: "),
+        (
+            lambda e: e.embed_images(["cat.jpg"]),
+            "image 0: 'cat.jpg'; expected the bytes of a picture, or a Pillow image",
+        ),
+        (lambda e: e.embed_texts("two cats"), "'two cats' is one text; expected a list"),
+        (lambda e: e.parse("cats"), "'cats' is one text; expected a list"),
         (lambda e: e.embed_texts(["a"], dimensions=5), "dimensions 5; this bundle allows 16, 32"),
         (lambda e: e.parse(["a"], label_set="nope"), "label_set 'nope'; this bundle has search"),
     ],
@@ -98,10 +125,42 @@ def test_nothing_in_nothing_out(encoder: Encoder) -> None:
     assert encoder.parse([]) == []
 
 
+def sealed(bundle: Path) -> None:
+    """Lets a changed bundle's manifest say that it was made so."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["id"] = artifacts.files_id(bundle, [bundle / name for name in CONTENT])
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_changes_that_golden_vectors_do_not_show_are_found(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name][-1] += 1.0
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ValueError, match="damaged bundle .its files make"):
+        load_bundle(copy)
+
+
+def test_golden_vectors_are_all_there(copy: Path) -> None:
+    golden = load_file(copy / "golden.safetensors")
+    save_file({"texts": golden["texts"]}, copy / "golden.safetensors")
+    with pytest.raises(ValueError, match=r"damaged bundle \(golden vectors of \['texts'\], not \['images', 'queries'"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"label_sets": 3, "preprocess": [], "model": {}}'])
+def test_a_configuration_of_another_form_is_a_clear_error(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    sealed(copy)
+    with pytest.raises(ValueError, match="damaged bundle|expected"):
+        load_bundle(copy)
+
+
 def test_changed_weights_do_not_reproduce_the_golden_vectors(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     weights["text.projection.weight"] += 0.05 * torch.randn_like(weights["text.projection.weight"])
     save_file(weights, copy / "model.safetensors")
+    sealed(copy)
     with pytest.raises(ValueError, match=r"does not reproduce its golden \w+ .*tolerance 1e-04"):
         load_bundle(copy)
 
@@ -110,6 +169,7 @@ def test_nan_weights_are_refused(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     weights["image.projection.weight"][:] = float("nan")
     save_file(weights, copy / "model.safetensors")
+    sealed(copy)
     with pytest.raises(ValueError, match="golden images"):
         load_bundle(copy)
 
@@ -129,6 +189,7 @@ def test_unknown_config_key_is_a_clear_error(copy: Path) -> None:
     described = json.loads((copy / "config.json").read_text())
     described["model"]["layers"] = 3
     (copy / "config.json").write_text(json.dumps(described))
+    sealed(copy)
     with pytest.raises(ValueError, match="unknown key 'layers'"):
         load_bundle(copy)
 

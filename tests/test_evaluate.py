@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 
 from unimir.config import Config, EvalTask
 from unimir.data.prepared import read_images
-from unimir.evaluate import _MEASURES, Queries, _Corpus, _dots, _items, _judge, evaluate
+from unimir.evaluate import _MEASURES, Queries, _Corpus, _dots, _items, _judge, _to_languages, evaluate
 from unimir.evaluate_checks import check, check_own
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
@@ -104,6 +105,53 @@ def test_a_picture_of_two_groups_is_asked_for_once(tiny_bundle: Path, tiny_prepa
     lost = pa.Table.from_pylist([{**rows[0], "image_id": "lost/1"}])
     with pytest.raises(ValueError, match="picture 'lost/1' is asked for, and is not among its pictures"):
         _MEASURES["image_to_text"](task, encoder, _Corpus(tiny_prepared, lost, lost, lost))
+
+
+def test_pictures_are_held_against_all_texts_of_a_language(tiny_bundle: Path, tiny_prepared: Path) -> None:
+    """The limit is of what asks: fewer texts to choose from would be an easier task."""
+    names = read_images(tiny_prepared)["image_id"].to_pylist()[:12]
+    rows = [{"image_id": name, "group": at, "text": f"cat {at}", "lang": "en"} for at, name in enumerate(names)]
+    table, encoder = pa.Table.from_pylist(rows), Encoder.from_bundle(tiny_bundle)
+    task = EvalTask(name="i", measure="image_to_text", kind="image_text", max_queries=5)
+    ((queries, asked, pool, texts),) = _to_languages(task, encoder, _Corpus(tiny_prepared, table, table, table))
+    assert len(queries.texts) == len(asked) == 5 and len(pool) == len(texts) == 12
+    for vector, (answer,) in zip(asked, queries.relevant, strict=True):
+        name = names[int(texts[answer].split()[1])]
+        at = read_images(tiny_prepared)["image_id"].to_pylist().index(name)
+        picture = read_images(tiny_prepared)["image"][at].as_py()
+        np.testing.assert_allclose(encoder.embed_images([picture])[0], vector, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"measure": "nlu", "kind": "text_text"}, "nlu of kind text_text; it is of nlu, intent_query"),
+        ({"measure": "text_to_image", "kind": "parallel"}, "text_to_image of kind parallel"),
+        ({"measure": "text_to_text", "kind": "image_text"}, "it is of parallel, text_text"),
+        ({"measure": "text_to_text", "kind": "parallel", "max_queries": 0}, "max_queries 0; at least 1"),
+        ({"measure": "nlu", "kind": "nlu", "max_lexical_rows": 0}, "max_lexical_rows 0; at least 1"),
+        ({"measure": "text_to_image", "kind": "image_text", "sources": ("sample_captions", "tpyo")}, "row of tpyo in"),
+        ({"measure": "text_to_image", "kind": "image_text", "name": "twice"}, "the name 'twice' comes twice"),
+    ],
+)
+def test_tasks_that_could_only_fail_are_refused_first(
+    tiny_prepared: Path, tiny_config: Config, task: dict[str, Any], message: str
+) -> None:
+    other = EvalTask(name="twice", measure="image_to_text", kind="image_text")
+    config = dataclasses.replace(tiny_config, evaluation=(other, EvalTask(**{"name": "t", **task})))
+    with pytest.raises(ValueError, match=message):
+        check(tiny_prepared, config)
+
+
+def test_across_languages_needs_two(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    held_out = shutil.copytree(tiny_prepared / "parallel" / "evaluation", tmp_path / "parallel" / "evaluation")
+    for path in held_out.glob("*.parquet"):
+        table = pq.read_table(path)
+        english = pa.array(["en"] * len(table), table.schema.field("lang").type)
+        pq.write_table(table.set_column(table.column_names.index("lang"), "lang", english), path)
+    config = dataclasses.replace(tiny_config, evaluation=(EvalTask(name="t", measure="text_to_text", kind="parallel"),))
+    with pytest.raises(ValueError, match="task 't': its rows are of one language"):
+        check(tmp_path, config)
 
 
 def test_what_an_nlu_task_lacks_is_said_by_the_check(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:

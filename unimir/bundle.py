@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unimir import artifacts
-from unimir.bundle_files import CONTENT, FILES
+from unimir.bundle_files import CONTENT, verify_bundle
 from unimir.config import ModelConfig
 from unimir.data.image import Preprocess
 from unimir.data.text import TextTokenizer
@@ -128,11 +128,9 @@ def save_bundle(
 
 
 def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
-    """Loads a bundle; ValueError if a file is missing, damaged, or does not reproduce the golden vectors."""
+    """Loads a bundle; ValueError if a file is not as it was written, or golden vectors are not reproduced."""
+    verify_bundle(directory)
     manifest = artifacts.read_manifest(directory, "bundle")
-    for name in FILES:
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory}: the bundle lacks {name}")
     try:
         described = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         label_sets = tuple(from_dict(LabelSet, values) for values in described["label_sets"])
@@ -142,16 +140,19 @@ def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
         model = UniMIR(config, label_sets, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
         model.load_state_dict(load_file(directory / "model.safetensors"))
         golden = load_file(directory / "golden.safetensors")
-    except (KeyError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        tolerance = float(manifest["golden_tolerance"])
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{directory}: damaged bundle ({' '.join(str(error).split())[:300]})") from error
     model = model.to(device).eval().requires_grad_(False)
     found = golden_vectors(model, tokenizer, preprocess)
+    if set(golden) != set(found):
+        raise ValueError(f"{directory}: damaged bundle (golden vectors of {sorted(golden)}, not {sorted(found)})")
     for name, expected in golden.items():
         difference = float(np.abs(found[name] - expected.numpy()).max())
-        if not difference <= manifest["golden_tolerance"]:  # also true for NaN
+        if not difference <= tolerance:  # also true for NaN
             raise ValueError(
                 f"{directory}: bundle {manifest['id']} does not reproduce its golden {name} "
-                f"(off by {difference:.2e}, tolerance {manifest['golden_tolerance']:.0e})"
+                f"(off by {difference:.2e}, tolerance {tolerance:.0e})"
             )
     return Bundle(
         id=manifest["id"],

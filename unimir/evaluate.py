@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Queries:
     texts: list[str]
     langs: list[str]
     relevant: list[NDArray[np.int64]]
+
+
+Part = tuple[Queries, Vectors, Vectors, Sequence[str]]
+"""Queries with vectors of what they ask by, and the vectors and texts of their own pool."""
 
 
 def evaluate(
@@ -107,29 +111,28 @@ def _query_to_item(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[st
 
 
 def _image_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
-    """Every held-out picture against the held-out texts of one language at a time."""
+    """Held-out pictures against all held-out texts of one language at a time."""
+    return _judge_parts(task, _to_languages(task, encoder, corpus))
+
+
+def _to_languages(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> Iterator[Part]:
     items = _items(corpus.held_out)
     image_vectors = _embed_items(encoder, items, corpus.prepared)
     words = _training_texts(corpus.train, "image_id")
     captions = [" ".join(words.get(image, ())) for image in items.images]
-    found: dict[str, list[tuple[Queries, Vectors, Vectors]]] = defaultdict(list)
     for lang in sorted(set(corpus.held_out["lang"].to_pylist())):
         rows = corpus.held_out.filter(pc.equal(corpus.held_out["lang"], lang))
-        texts = sorted(set(rows["text"].to_pylist()), key=_by_hash)[: task.max_queries]
+        texts = sorted(set(rows["text"].to_pylist()))
         place = {text: i for i, text in enumerate(texts)}
         answers: dict[int, set[int]] = defaultdict(set)  # of each picture, those of all its groups
         for group, text in zip(rows["group"].to_pylist(), rows["text"].to_pylist(), strict=True):
-            if text in place:
-                for position in items.by_group.get(group, ()):
-                    answers[position].add(place[text])
-        asked = [(position, np.array(sorted(answers[position]))) for position in sorted(answers)]
-        if asked:
-            chosen = [position for position, _ in asked]
-            queries = Queries([captions[i] for i in chosen], [lang] * len(asked), [r for _, r in asked])
-            model = image_vectors[chosen] @ encoder.embed_texts(texts).T
-            lexical = LexicalIndex([[text] for text in texts]).scores(queries.texts)
-            found[lang].append((queries, model, lexical))
-    return _judge_parts(task, [part for parts in found.values() for part in parts])
+            for position in items.by_group.get(group, ()):
+                answers[position].add(place[text])
+        chosen = sorted(answers, key=lambda position: _by_hash(items.images[position]))[: task.max_queries]
+        if chosen:
+            relevant = [np.array(sorted(answers[position])) for position in chosen]
+            queries = Queries([captions[position] for position in chosen], [lang] * len(chosen), relevant)
+            yield queries, image_vectors[chosen], encoder.embed_texts(texts), texts
 
 
 def _text_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
@@ -145,15 +148,12 @@ def _text_to_text(task: EvalTask, encoder: Encoder, corpus: _Corpus) -> dict[str
     }
 
 
-def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> list[tuple[Queries, Vectors, Vectors]]:
+def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> Iterator[Part]:
     """Every language against the texts of English, and English against the next largest language."""
     texts: dict[str, dict[int, str]] = defaultdict(dict)
     for lang, group, text in zip(*(table[c].to_pylist() for c in ("lang", "group", "text")), strict=True):
         texts[lang].setdefault(group, text)
     by_size = sorted(texts, key=lambda lang: (lang != "en", -len(texts[lang]), lang))
-    if len(by_size) < 2:
-        raise ValueError(f"text_to_text across languages needs two languages; the corpus has {by_size}")
-    parts = []
     for lang in sorted(texts):
         pool = texts[by_size[0] if lang != by_size[0] else by_size[1]]
         candidates = sorted(set(pool.values()))
@@ -163,10 +163,7 @@ def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> list[tup
             queries = Queries(
                 [texts[lang][g] for g in groups], [lang] * len(groups), [np.array([place[pool[g]]]) for g in groups]
             )
-            model = encoder.embed_texts(queries.texts) @ encoder.embed_texts(candidates).T
-            lexical = LexicalIndex([[text] for text in candidates]).scores(queries.texts)
-            parts.append((queries, model, lexical))
-    return parts
+            yield queries, encoder.embed_texts(queries.texts), encoder.embed_texts(candidates), candidates
 
 
 def _items(table: pa.Table) -> Items:
@@ -267,15 +264,16 @@ def _judge(name: str, queries: Queries, scores: Iterator[Vectors], wanted: Seque
     return found
 
 
-def _judge_parts(task: EvalTask, parts: Sequence[tuple[Queries, Vectors, Vectors]]) -> dict[str, float]:
+def _judge_parts(task: EvalTask, parts: Iterable[Part]) -> dict[str, float]:
     """Several pools judged as one task: each query only against its own pool. ValueError if nothing is asked."""
-    if not parts:
+    judged: dict[str, list[dict[str, float]]] = {"": [], "_lexical": []}
+    for queries, asked_QD, pool_ND, texts in parts:
+        lexical = LexicalIndex([[text] for text in texts]).iter_scores(queries.texts, QUERY_CHUNK)
+        judged[""].append(_judge(task.name, queries, _dots(asked_QD, pool_ND), task.metrics))
+        judged["_lexical"].append(_judge(task.name, queries, lexical, task.metrics))
+    if not judged[""]:
         raise ValueError(f"evaluation task {task.name!r}: no held-out row has another of its group to find")
     found: dict[str, float] = {}
-    judged = {
-        "": [_judge(task.name, queries, iter([model]), task.metrics) for queries, model, _ in parts],
-        "_lexical": [_judge(task.name, queries, iter([lexical]), task.metrics) for queries, _, lexical in parts],
-    }
     for suffix, by_part in judged.items():
         for metric in task.metrics:
             values = {k.rsplit(".", 1)[1]: v for part in by_part for k, v in part.items() if f".{metric}." in k}

@@ -20,7 +20,7 @@ from unimir.bio import allowed_steps, best_path, spans_from_tags
 from unimir.bundle import Bundle, load_bundle
 from unimir.config import BACKENDS, PrepareConfig
 from unimir.data.clean import normalise
-from unimir.data.image import decode_image
+from unimir.data.image import decode_image, upright
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 from unimir.onnx_text import open_exported
@@ -144,6 +144,13 @@ class Encoder:
         """[size, size, 3]: a picture as the image tower takes it. ValueError says why it cannot be."""
         if isinstance(image, bytes):
             image = decode_image(image, self._limits, target=self.bundle.preprocess.size)
+        elif isinstance(image, Image.Image):
+            try:
+                image = upright(image)
+            except Exception as error:  # of a file that is read only now, whatever is wrong with it
+                raise ValueError("unreadable image") from error
+        else:
+            raise ValueError(f"{image!r:.80}; expected the bytes of a picture, or a Pillow image")
         return self.bundle.preprocess.pixels(image)
 
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -246,6 +253,8 @@ def _softmax(logits: NDArray[np.float32]) -> Probabilities:
 
 def _clean(texts: Sequence[str]) -> list[str]:
     """The texts as training saw texts; ValueError where nothing is left of one, or it is not valid Unicode."""
+    if isinstance(texts, str):
+        raise ValueError(f"{texts!r:.60} is one text; expected a list of texts")
     try:
         clean: list[str] = normalise(pa.array(texts, pa.string())).to_pylist()
     except UnicodeEncodeError as error:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from unimir import artifacts
@@ -40,6 +41,10 @@ class Mining:
             raise ValueError(f"--count {self.count}; at least 1")
         if not 0 < self.margin <= 1:
             raise ValueError(f"--margin {self.margin}; above 0, at most 1")
+
+    def limit(self, own_Q: Tensor) -> Tensor:
+        """What the cosine of a negative stays below, by that of the own document, which may be negative itself."""
+        return own_Q - (1 - self.margin) * own_Q.abs()
 
 
 def mine(bundle: Path, prepared: Path, out: Path, mining: Mining, actors: Actors) -> Path:
@@ -145,7 +150,7 @@ def _searcher(work: Path, mining: Mining) -> Callable[[int, int], list[NDArray[n
     def search(start: int, stop: int) -> list[NDArray[np.int32]]:
         rows = np.arange(start, min(stop, len(query_of)))
         texts_QD = torch.from_numpy(queries[query_of[rows]])
-        limit_Q = mining.margin * (texts_QD * torch.from_numpy(documents[document_of[rows]])).sum(1)
+        limit_Q = mining.limit((texts_QD * torch.from_numpy(documents[document_of[rows]])).sum(1))
         owned = [own(row) for row in rows.tolist()]
         mine = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(each) for each in owned]))
         theirs = torch.from_numpy(np.concatenate(owned))

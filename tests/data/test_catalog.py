@@ -80,6 +80,21 @@ def test_a_manifest_can_say_norwegian(tmp_path: Path) -> None:
     assert item.lang == "no"
 
 
+def test_pictures_lie_beside_the_files_or_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the job was started."""
+    (tmp_path / "shop" / "photos").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for folder in ("shop/photos", "elsewhere"):
+        (tmp_path / folder / "a.png").write_bytes(png())
+    (tmp_path / "shop" / "items.csv").write_text("id,image_path\n1,photos/a.png\n2,a.png\n")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("shop/items.csv", "shop", "shop/*.csv", str(tmp_path / "shop" / "items.csv")):
+        items, rejected = items_of(catalog_of_files(pattern))
+        assert [item.id for item in items] == ["1"] and [row for row, *_ in rejected] == [1], pattern
+        items, _ = items_of(catalog_of_files(pattern, "elsewhere"))
+        assert [item.id for item in items] == ["2"], pattern
+
+
 def test_directories_and_archives_of_pictures_are_catalogs(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     (folder / "sub").mkdir(parents=True)

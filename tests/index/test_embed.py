@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from unimir.bundle_files import read_model_config
+from unimir import artifacts
+from unimir.bundle_files import CONTENT, read_model_config
 from unimir.data.catalog import catalog_of_files
 from unimir.data.passes import Actors
 from unimir.data.readers import plan
@@ -168,11 +170,14 @@ def test_bad_rows_are_rejected_with_reasons_and_the_rest_goes_through(store: Sto
     assert json.loads((Path(result["report"]) / "manifest.json").read_text())["counts"]["rows_rejected"] == 8
 
 
-def another(bundle: Path, directory: Path, digit: str) -> Path:
-    """The same model under another id."""
-    copy = shutil.copytree(bundle, directory / f"bundle-{digit}")
+def another(bundle: Path, directory: Path, name: str) -> Path:
+    """The same model under another id: its configuration ends in another number of empty lines."""
+    copy = shutil.copytree(bundle, directory / f"bundle-{name}")
+    with (copy / "config.json").open("a") as config:
+        config.write("\n" * (1 + ord(name)))
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "id": digit * 16}))
+    manifest["id"] = artifacts.files_id(copy, [copy / file for file in CONTENT])
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 
 
@@ -185,7 +190,7 @@ def test_a_new_bundle_is_a_new_version_that_readers_see_when_it_is_whole(
         run(job, [{**row, "image": b"?"} for row in rows], bundle=bundles[0])
     assert store.target(job.name) == first
     second = run(job, rows, bundle=bundles[0])["collection"]
-    assert second == f"{job.name}_0002_{'a' * 16}"
+    assert second == f"{job.name}_0002_{artifacts.read_manifest(bundles[0], 'bundle')['id']}"
     assert store.target(job.name) == second
     third = run(job, rows, bundle=bundles[1], keep=1)["collection"]
     assert [version.collection for version in versions(store, job.name)] == [second, third]
@@ -352,6 +357,90 @@ def test_vectors_of_another_model_are_found_out(alone: Callable[[], Embedder]) -
     assert worker.compare(unit, frozenset(), 16) < 0.99
     worker._store.delete(worker._task.collection, keys)
     assert worker.compare(unit, frozenset(), 16) == -1.0
+
+
+def test_wrong_vectors_are_not_shown_however_often_the_job_starts(store: Store, job: Embedding, rows: Rows) -> None:
+    collection = run(job, rows)["collection"]
+    store.unpoint(job.name)
+    (row,) = store.get(collection, [key_of("", rows[0]["id"], "image")], ["*"]).values()
+    store.upsert(collection, [row], np.roll(np.asarray(row.pop("vector"), np.float32), 1)[None])
+    for _ in range(2):
+        with pytest.raises(IndexRefused, match="does not hold the vectors of bundle"):
+            run(job, rows)
+        assert store.target(job.name) is None
+
+
+def test_nothing_to_compare_with_is_no_agreement(
+    alone: Callable[[], Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(inputs: Any) -> np.ndarray:
+        raise RuntimeError("boom")
+
+    worker = alone()
+    (unit,) = plan(worker._task.catalog, 1000)
+    worker(unit, frozenset())
+    monkeypatch.setattr(worker._encoder, "embed_pixels", broken)
+    monkeypatch.setattr(worker._encoder, "embed_texts", broken)
+    assert worker.compare(unit, frozenset(), 16) == -1.0
+
+
+@pytest.mark.parametrize("cause", ["truncated", "no device"])
+def test_a_bundle_that_cannot_be_loaded_is_no_fault_of_the_rows(
+    alone: Callable[[], Embedder], tmp_path: Path, cause: str
+) -> None:
+    task = alone()._task
+    if cause == "truncated":
+        task = dataclasses.replace(task, bundle=str(shutil.copytree(task.bundle, tmp_path / "damaged")))
+        weights = Path(task.bundle) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif torch.cuda.is_available():
+        pytest.skip("there is a device")
+    else:
+        task = dataclasses.replace(task, device="cuda")
+    (unit,) = plan(task.catalog, 1000)
+    with pytest.raises(ValueError, match="damaged bundle" if cause == "truncated" else "cannot be loaded on cuda"):
+        Embedder(task)(unit, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": -1}, "keep is -1; 0 or more"),
+        ({"preview": -5}, "preview is -5"),
+        ({"tenant": "é" * 33}, "has 66 bytes; at most 64"),
+    ],
+)
+def test_mistakes_of_flags_are_said_before_anything_is_embedded(
+    job: Embedding, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(job, **changes)
+
+
+def test_a_collection_of_the_same_name_is_refused_first(store: Store, job: Embedding, rows: Rows) -> None:
+    store.create(job.name, 4)
+    try:
+        with pytest.raises(ValueError, match=f"name '{job.name}' is that of a collection"):
+            run(job, rows)
+        assert versions(store, job.name) == []
+    finally:
+        store.drop(job.name)
+
+
+def test_versions_that_a_killed_job_left_go_with_the_next_run(
+    store: Store, job: Embedding, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = run(job, rows), another(job.bundle, tmp_path, "a")
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Store, "drop", _interrupted)
+        run(job, rows, bundle=other, keep=0)
+    assert store.target(job.name) != first["collection"] and len(versions(store, job.name)) == 2
+    run(job, rows, bundle=other, keep=0)
+    assert [version.collection for version in versions(store, job.name)] == [store.target(job.name)]
+
+
+def _interrupted(store: Store, collection: str) -> None:
+    raise KeyboardInterrupt
 
 
 def test_rows_that_vanish_are_noticed(job: Embedding, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimir.index.filters import MAX_DEPTH, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf, expression
+from unimir.index.filters import (
+    MAX_DEPTH,
+    AllOf,
+    AnyOf,
+    Between,
+    Equals,
+    Filter,
+    HasTags,
+    Not,
+    OneOf,
+    expression,
+    milliseconds,
+)
 
 FIELDS = {"place": "text", "price": "number", "captured_at": "time", "tags": "tags", "extra": "texts"}
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -35,6 +47,11 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 )
 def test_expressions(wanted: Filter, expected: str) -> None:
     assert expression(wanted, FIELDS) == expected
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_is_sought_as_it_is_stored(moment: datetime) -> None:
+    assert expression(Equals("captured_at", moment), FIELDS) == f"captured_at == {milliseconds(moment)}"
 
 
 def nested(depth: int) -> Filter:

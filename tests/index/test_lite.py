@@ -95,5 +95,40 @@ def test_a_killed_owner_takes_its_server_along_and_the_next_one_starts_anew(tmp_
         assert _listens(port_of(anew))
 
 
+def test_who_still_needs_the_server_owns_it_when_the_owner_has_gone(tmp_path: Path) -> None:
+    owner, user = embedded(tmp_path), embedded(tmp_path)
+    uri = owner.__enter__()
+    assert user.__enter__() == uri
+    fixed = dict.fromkeys(("tenant", "lang", "title", "text", "place", "content_hash", "keywords"), "")
+    fixed |= {"modality": "text", "captured_at": 0, "price": 0.0, "tags": [], "extra": {}}
+    store = Store(uri)
+    store.create("held", 4)
+    store.upsert("held", [{**fixed, "id": str(number)} for number in range(4)], np.eye(4, dtype=np.float32))
+    owner.__exit__(None, None, None)
+    assert until(functools.partial(_finds, store, "2"))
+    with embedded(tmp_path) as third:
+        assert third == uri
+    user.__exit__(None, None, None)
+    assert not _listens(port_of(uri)) and not (tmp_path / "endpoint.json").exists()
+
+
+def test_who_still_needs_the_server_starts_it_anew_when_the_owner_is_killed(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    uri = owner.stdout.readline().strip()
+    with embedded(tmp_path) as again:
+        assert again == uri
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+        assert until(lambda: _owner(tmp_path) == os.getpid()) and _listens(port_of(uri))
+    assert not _listens(port_of(uri))
+
+
+def _owner(directory: Path) -> int:
+    found: int = json.loads((directory / "endpoint.json").read_text())["owner"]
+    return found
+
+
 def _command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()

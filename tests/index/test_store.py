@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from unimir.index.async_store import AsyncStore
 from unimir.index.connection import IndexRefused, IndexUnavailable, ranks_keywords, refuse_unsafe
-from unimir.index.entities import key_of, milliseconds, problems
-from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf
+from unimir.index.entities import key_of, problems
+from unimir.index.filters import MISSING, AllOf, AnyOf, Between, Equals, Filter, HasTags, Not, OneOf, milliseconds
 from unimir.index.keywords import keywords_of
 from unimir.index.requests import MAX_LIMIT, IndexConfig
 from unimir.index.store import Store

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import batch_of, build
 
 from unimir import artifacts
 from unimir.config import Config, EngineConfig
 from unimir.plain import override
 from unimir.train.driver import Places, check, identity, select_stages, train
 from unimir.train.hardware import Hardware, Wanted
-from unimir.train.worker import ANCHOR, WEIGHTS, build_objective
+from unimir.train.throughput import Meter
+from unimir.train.worker import ANCHOR, WEIGHTS, _Notes, build_objective
 
 MODEL = "model.safetensors"
 
@@ -140,7 +142,7 @@ def test_what_changes_no_model_changes_no_run_and_what_does_is_another(tiny_conf
         ),
         (
             ["stages.joint.rates={image: 2e-3, fusion: 2e-3}"],
-            "stage joint, task commands: intent, slots would move nlu, text, of which none has a rate",
+            "stage joint, task parallel: contrastive, anchor would move text, of which none has a rate",
         ),
         (
             ["stages.text.tasks.parallel.losses.proxy=1"],
@@ -151,6 +153,22 @@ def test_what_changes_no_model_changes_no_run_and_what_does_is_another(tiny_conf
             "engine.activation_checkpointing: gradient checkpointing not supported",
         ),
         (["model.text.arch.num_layers=4"], "model.text.arch: unknown key 'num_layers'; keys of xlm-roberta: .*num_hid"),
+        (["stages.joint.rates.text=-1e-3"], "stage joint: rate of text is -0.001; at least 0, and finite"),
+        (["stages.text.tasks.parallel.losses.contrastive=.nan"], "loss contrastive of parallel is nan; at least 0"),
+        (["model.image.min_crop=0"], "model.image.min_crop 0.0; above 0, at most 1"),
+        (
+            ["stages.text.rates={scale: 1e-3, image: 1e-3}"],
+            "contrastive would move .*, of which none has a rate",
+        ),
+        (
+            ["stages.joint.tasks.captions.cached=true", "model.image={name: resnet10t, size: 32}"],
+            "stage joint: cached, and image backbone 'resnet10t' has BatchNorm",
+        ),
+        (["model.text.arch={model_type: t5, d_model: 32, num_layers: 1}"], "the text backbone takes no .* tokens"),
+        (
+            ["model.text.arch={model_type: fnet, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32}"],
+            "the text backbone gives a padded text another vector than alone",
+        ),
         (["model.text.arch.model_type=bart5"], "model_type 'bart5'; transformers has no such model"),
     ],
 )
@@ -160,6 +178,24 @@ def test_what_a_later_stage_could_not_do_is_said_before_the_first(
     with pytest.raises(ValueError, match=message):
         train(override(tiny_config, settings), tiny_prepared, Places(out=tmp_path), Wanted(workers=1))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["text", "a/b", ""])
+def test_a_stage_is_called_as_its_log_can_be(tiny_config: Config, tiny_prepared: Path, name: str) -> None:
+    text, other, *rest = tiny_config.stages
+    config = dataclasses.replace(tiny_config, stages=(text, dataclasses.replace(other, name=name), *rest))
+    with pytest.raises(ValueError, match=r"stages \['text', .*; each a name of its own"):
+        check(config, tiny_prepared, Hardware(workers=1, cpus=1, gpus=0))
+
+
+def test_a_loss_that_is_no_number_ends_training_before_it_is_saved() -> None:
+    notes = _Notes(None, Meter(build(), trained={"text"}, workers=1, device=torch.device("cpu")), 1)
+    batch = dataclasses.replace(batch_of(slice(0, 6), [6]), rows_B=torch.arange(6))
+    notes.add(0, "pairs", 0, {"loss": torch.tensor(1.0)}, batch)
+    notes.flush()
+    notes.add(1, "pairs", 1, {"loss": torch.tensor(float("nan"))}, batch)
+    with pytest.raises(ValueError, match=r"step 1, task pairs: losses \{'loss': nan\}; no step can follow"):
+        notes.flush()
 
 
 def test_batch_normalisation_in_bf16_is_refused(tiny_config: Config, tiny_prepared: Path) -> None:

@@ -1,10 +1,12 @@
 """Does the engine move what it should and nothing else, alike in every ZeRO stage, and go on where another stopped?"""
 
+import gc
 import importlib
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -291,6 +293,26 @@ def test_bf16_keeps_whole_fp32_weights_and_moments(zero: int, runs: dict[int, di
     assert found["exact"] and found["types"] == {"torch.float32"}
     assert found["losses"] == pytest.approx(runs[0]["losses"][SAVED_AT : SAVED_AT + 3], rel=0.05)
     assert found["evaluated"] > 0
+
+
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_a_closed_engine_leaves_nothing_behind(zero: int, tmp_path: Path) -> None:
+    """Else every stage would have the weights and moments of those before beside its own."""
+    together(_closed, tmp_path, zero)
+    assert torch.load(tmp_path / "out", weights_only=True) == [True, True]
+
+
+def _closed(directory: Path, rank: int, zero: int) -> None:
+    modules = []
+    for _ in range(2):
+        engine = engine_of(ALL, EngineConfig(zero=zero))  # type: ignore[arg-type]
+        losses_of(engine, rank, range(2))
+        modules.append(weakref.ref(engine._module))
+        engine.close()
+        del engine
+    gc.collect()
+    if rank == 0:
+        torch.save([module() is None for module in modules], directory / "out")
 
 
 def test_evaluation_changes_no_mode_and_no_weight(tmp_path: Path) -> None:

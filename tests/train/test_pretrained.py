@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig
@@ -196,6 +197,12 @@ def test_teacher_vectors_are_those_of_its_own_library(trained: Trained, prepared
     teacher.max_seq_length = 32
     expected = teacher.encode(table["text"].to_pylist(), normalize_embeddings=True)
     assert (found * expected).sum(1).min() > 0.9999
+
+
+def test_what_is_closer_than_a_distant_answer_is_no_negative_either() -> None:
+    own = torch.tensor([0.5, 0.0, -0.5])
+    assert Mining(margin=0.9).limit(own).tolist() == pytest.approx([0.45, 0.0, -0.55])
+    assert Mining(margin=1.0).limit(own).tolist() == own.tolist()
 
 
 def test_mined_negatives_are_the_nearest_wrong_documents_and_are_trained_against(

@@ -40,6 +40,35 @@ def test_a_log_that_was_cut_off_tells_every_step_once(tmp_path: Path) -> None:
     assert (rate.step, rate.value) == (108, 5.0)
 
 
+def test_two_kills_in_a_row_cost_no_line(tmp_path: Path) -> None:
+    """The second before the log has told anything new."""
+    run(tmp_path, 0, 6, [])
+    log = Log("text", 9, tmp_path, start=5, before=100, trackers=[])
+    assert len((tmp_path / "text.jsonl").read_text().splitlines()) == 5  # what a kill would leave
+    log.close()
+    assert run(tmp_path, 5, 9, []) == {"loss_first": 6.0, "loss_last": 6.0}
+    told = [json.loads(line)["step"] for line in (tmp_path / "text.jsonl").read_text().splitlines()]
+    assert told == list(range(9))
+
+
+def test_a_tracker_that_is_away_costs_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Away:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def write(self, values: object, step: int) -> None:
+            self.asked += 1
+            raise ConnectionError("no route\nto host")
+
+        def close(self) -> None:
+            pass
+
+    away = Away()
+    run(tmp_path, 0, 9, [away])
+    assert away.asked == 1 and "warning: away is told no more (no route to host)" in capsys.readouterr().err
+    assert steps_told(tmp_path, "text/pairs/loss") == list(range(100, 109))
+
+
 def test_a_stage_that_begins_again_leaves_the_curves_of_those_before(tmp_path: Path) -> None:
     for stage, before, start, stop in (("text", 0, 0, 9), ("joint", 9, 0, 7), ("joint", 9, 4, 5), ("joint", 9, 0, 3)):
         log = Log(stage, 9, tmp_path, start=start, before=before, trackers=[])

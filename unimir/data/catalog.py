@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +55,18 @@ def load_catalog(path: Path, root: Path | str | None = None) -> Catalog:
     return catalog
 
 
-def catalog_of_files(pattern: str) -> Catalog:
-    """A catalog of files, without a manifest: a path, glob or URI, whose columns bear the names of COLUMNS."""
+def catalog_of_files(pattern: str, root: Path | str | None = None) -> Catalog:
+    """A catalog of files, without a manifest: a path, glob or URI, whose columns bear the names of COLUMNS.
+
+    An `image_path` is below `root`, or else beside the files.
+    """
     from unimir.data.files import find
     from unimir.data.readers import column_names, table_files
 
     suffix = posixpath.splitext(pattern)[1].lower()
-    start = root_of(Path.cwd())
+    pattern = pattern if "://" in pattern else root_of(pattern)
+    fixed = re.split(r"[*?\[]", pattern)[0]
+    start = root_of(root) if root is not None else fixed if suffix not in _SUFFIXES else posixpath.dirname(fixed)
     if suffix not in _SUFFIXES:  # a directory: of what, its files say
         files = find(start, [pattern], "catalog")
         suffixes = {posixpath.splitext(file.uri)[1].lower() for file in files}

@@ -56,10 +56,14 @@ def _loaded(image: Image.Image, target: int | None) -> Image.Image:
             if scale < 1:
                 image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _on_white(upright if upright is not None else image)
+        return upright(image)
     except Exception as error:  # broken files raise OSError, SyntaxError, struct.error, ...
         raise ValueError("unreadable image") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An RGB image as a camera's note of its orientation turns it, on white."""
+    return _on_white(ImageOps.exif_transpose(image))
 
 
 def _open(data: bytes) -> Image.Image:

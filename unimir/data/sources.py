@@ -50,7 +50,7 @@ def catalog_of(named: str, out: Path, *, root: Path | str | None = None, items: 
             return load_catalog(manifest, directory)
     if named.endswith((".yaml", ".yml")):
         return load_catalog(Path(named), root)
-    return catalog_of_files(named)
+    return catalog_of_files(named, root)
 
 
 def _sample(directory: Path, config: Config) -> Corpora:

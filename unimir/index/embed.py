@@ -5,6 +5,7 @@ Knows the order of the work; what happens to rows is in embedder, how names and 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,7 +30,7 @@ from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embedder import Done, Embedder, Task
-from unimir.index.entities import KEY_BYTES, MODALITIES, PREVIEW, key_of
+from unimir.index.entities import KEY_BYTES, MAX_BYTES, MODALITIES, PREVIEW, key_of
 from unimir.index.store import Store
 from unimir.index.versions import collection_for, publish
 from unimir.infer import Encoder
@@ -59,6 +61,14 @@ class Embedding:
     preview: int = PREVIEW
     dry_run: bool = False
     unit_rows: int = 1000  # what a worker does at a time, and does again if it dies
+
+    def __post_init__(self) -> None:
+        if self.keep < 0:
+            raise ValueError(f"keep is {self.keep}; 0 or more")
+        if self.preview < 0:
+            raise ValueError(f"preview is {self.preview}; pixels, or 0 for none")
+        if (size := len(self.tenant.encode())) > MAX_BYTES["tenant"]:
+            raise ValueError(f"tenant {self.tenant!r:.80} has {size} bytes; at most {MAX_BYTES['tenant']}")
 
 
 @dataclass
@@ -202,14 +212,15 @@ def _checked(job: Embedding, task: Task, store: Store, units: Sequence[Unit], sc
         gone = np.setdiff1d(stored, np.concatenate([expected, scan.keys])).astype(str).tolist()
     for start in range(0, len(gone), 1000):
         store.delete(task.collection, gone[start : start + 1000])
-    if any(unit.embedded for unit in done):
-        first = next(at for at, unit in enumerate(done) if unit.keys)
-        cosine = Embedder(task).compare(units[first], scan.repeated[first], _COMPARED)
-        if not cosine >= LEAST_COSINE[job.backend]:  # also true for NaN
-            raise IndexRefused(
-                f"{task.collection} does not hold the vectors of bundle {job.bundle.name} "
-                f"(cosine {cosine:.6f}, at least {LEAST_COSINE[job.backend]})"
-            )
+    # Also where nothing was embedded: an earlier run may have been killed, or refused, just here.
+    first = next(at for at, unit in enumerate(done) if unit.keys)
+    here = dataclasses.replace(task, device=task.device if torch.cuda.is_available() else "cpu")
+    cosine = Embedder(here).compare(units[first], scan.repeated[first], _COMPARED)
+    if not cosine >= LEAST_COSINE[job.backend]:  # also true for NaN
+        raise IndexRefused(
+            f"{task.collection} does not hold the vectors of bundle {job.bundle.name} "
+            f"(cosine {cosine:.6f}, at least {LEAST_COSINE[job.backend]})"
+        )
     return len(gone)
 
 

@@ -103,7 +103,12 @@ class Embedder:
         """Loaded when the first item needs it: where nothing changed, none does."""
         from unimir.infer import Encoder
 
-        encoder = Encoder.from_bundle(self._task.bundle, backend=self._task.backend, device=self._task.device)
+        task = self._task
+        try:
+            encoder = Encoder.from_bundle(task.bundle, backend=task.backend, device=task.device)
+        except (RuntimeError, AssertionError, OSError) as error:  # as torch has it: no such device, no memory left
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{task.bundle}: cannot be loaded on {task.device} ({reason})") from error
         self._ready = time.time()
         return encoder
 
@@ -133,22 +138,26 @@ class Embedder:
         return done
 
     def compare(self, unit: Unit, repeated: frozenset[int], limit: int) -> float:
-        """Least cosine between stored vectors of a unit's first good items and fresh ones; -1 if any is not stored."""
+        """Least cosine between stored vectors of a unit's first good items and fresh ones.
+
+        It is -1 if any is not stored, or none could be made to compare with.
+        """
         rejects = Rejects("", "")
-        window = _Window()
+        rows: list[Row] = []
         for chunk in read_items(self._task.catalog, unit, rejects, limit):
+            window = _Window()
             for item in chunk:
                 if item.row not in repeated:
                     self._add(item, self._rows(item), window, rejects)
-            if window.wanted:
+            rows, vectors_ND = self._embedded(window, rejects, Done())
+            if rows:
                 break
-        rows, vectors_ND = self._embedded(window, rejects, Done())
         keys = [row["key"] for row in rows]
         stored = self._store.get(self._task.collection, keys, ["vector"])
-        if len(stored) < len(keys):
+        if not keys or len(stored) < len(keys):
             return -1.0
         found_ND = np.asarray([stored[key]["vector"] for key in keys], np.float32)
-        return float((found_ND * vectors_ND).sum(-1).min(initial=1.0))
+        return float((found_ND * vectors_ND).sum(-1).min())
 
     def _rows(self, item: Item) -> list[Row]:
         return rows_of(item, self._task.tenant, self._task.salt)
@@ -180,8 +189,9 @@ class Embedder:
         """Whether the item is good so far: its picture, if any, could be decoded."""
         pixels = None
         if item.picture is not None:
+            encoder = self._encoder  # one that cannot be loaded is no fault of the row
             try:
-                pixels = self._encoder.pixels(item.picture)
+                pixels = encoder.pixels(item.picture)
                 with_preview(rows, item.picture, self._task.preview)
             except ValueError as error:
                 rejects.add(item.row, str(error), item.id)
@@ -197,7 +207,7 @@ class Embedder:
         started = time.perf_counter()
         rows: list[Row] = []
         parts: list[NDArray[np.float32]] = []
-        for wanted, vectors_ND in self._divided(window.wanted, rejects):
+        for wanted, vectors_ND in self._divided(self._encoder, window.wanted, rejects) if window.wanted else ():
             flat = [row for one in wanted for row in one.rows]
             bad = problems(flat, vectors_ND)
             lost = {flat[at]["id"]: reason for at, reason in bad.items()}
@@ -214,29 +224,27 @@ class Embedder:
         return rows, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
     def _divided(
-        self, wanted: Sequence[_Wanted], rejects: Rejects
+        self, encoder: Encoder, wanted: Sequence[_Wanted], rejects: Rejects
     ) -> list[tuple[Sequence[_Wanted], NDArray[np.float32]]]:
         """The items' vectors in the order of their rows; halves where the whole fails, down to the one that does."""
-        if not wanted:
-            return []
         try:
-            return [(wanted, self._vectors(wanted))]
+            return [(wanted, self._vectors(encoder, wanted))]
         except Exception as error:  # whatever a model raises for one item must not stop the others
             if len(wanted) == 1:
                 (item,) = (one.item for one in wanted)
                 rejects.add(item.row, "cannot be embedded", f"{item.id}: {type(error).__name__}: {error}")
                 return []
         half = len(wanted) // 2
-        return self._divided(wanted[:half], rejects) + self._divided(wanted[half:], rejects)
+        return self._divided(encoder, wanted[:half], rejects) + self._divided(encoder, wanted[half:], rejects)
 
-    def _vectors(self, wanted: Sequence[_Wanted]) -> NDArray[np.float32]:
+    def _vectors(self, encoder: Encoder, wanted: Sequence[_Wanted]) -> NDArray[np.float32]:
         shown = [one.pixels for one in wanted if one.pixels is not None]
         said = [one.item.words for one in wanted if one.item.words]
         towers: dict[str, NDArray[np.float32]] = {}
         if shown:
-            towers["image"] = self._encoder.embed_pixels(np.stack(shown))
+            towers["image"] = encoder.embed_pixels(np.stack(shown))
         if said:
-            towers["text"] = self._encoder.embed_texts(said)
+            towers["text"] = encoder.embed_texts(said)
         following = {modality: iter(vectors_ND) for modality, vectors_ND in towers.items()}
         return np.stack([next(following[row["modality"]]) for one in wanted for row in one.rows])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from unimir.data import items
 from unimir.data.image import preview_image
 from unimir.data.items import Item
-from unimir.index.filters import MISSING, FieldType
+from unimir.index.filters import MISSING, FieldType, milliseconds
 from unimir.index.keywords import keywords_of
 
 Modality = Literal["image", "text"]
@@ -42,7 +41,6 @@ PREVIEW = 128
 """Pixels of the longer side of the pictures that are kept for people: some 3 kB each."""
 KEY_BYTES = 32
 """ASCII characters of a key."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = dict[str, Any]
 
@@ -83,11 +81,6 @@ def with_preview(rows: Sequence[Row], picture: bytes, side: int) -> None:
     for row in rows if side else ():
         if row["modality"] == "image":
             row["preview"] = base64.b64encode(preview_image(picture, side)).decode()
-
-
-def milliseconds(moment: datetime | None) -> int:
-    """Whole milliseconds since 1970, exact for every year that a datetime has."""
-    return int(MISSING["time"]) if moment is None else (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def problems(rows: Sequence[Mapping[str, Any]], vectors_ND: NDArray[np.float32]) -> dict[int, str]:

@@ -10,14 +10,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
 FieldType = Literal["text", "number", "time", "tags", "texts"]
 """What a field holds; "texts" are texts by name, of which FIELD.NAME is one."""
 Value = str | int | float | datetime
-
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAX_DEPTH = 8
 """Nesting of joined filters: Milvus Lite answers deep nesting with a recursion error, a server spends time on it."""
@@ -188,9 +188,14 @@ class _Compiler:
             case "number", int() | float() if math.isfinite(value) and abs(value) < 1e300:
                 return repr(float(value))
             case "time", datetime() if value.tzinfo is not None:
-                return str(int(value.timestamp() * 1000))
+                return str(milliseconds(value))
         kinds = {"text": "a string", "number": "a finite number", "time": "a time with its time zone"}
         raise ValueError(f"filter on {field}: {value!r:.80}; expected {kinds[kind]}")
+
+
+def milliseconds(moment: datetime | None) -> int:
+    """Whole milliseconds since 1970, exact for every year that a datetime has."""
+    return int(MISSING["time"]) if moment is None else (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _column(field: str) -> str:

@@ -1,8 +1,9 @@
 """The embedded Milvus: one `milvus-lite server` process for a directory, shared by every process of the machine.
 
 Whoever comes first owns it: it starts the server on a free loopback port, starts it again if it dies, and stops it
-at the end. Others find it by its endpoint file and only use it. An owner that is killed takes its server along, because
-the server ends when the pipe from its owner does. Knows no collection.
+at the end. Others find it by its endpoint file and only use it; when its owner goes, one of them owns it next, at the
+same port. An owner that is killed takes its server along, because the server ends when the pipe from its owner does.
+Knows no collection.
 """
 
 from __future__ import annotations
@@ -36,15 +37,42 @@ def embedded(directory: Path) -> Iterator[str]:
         while not _locked(lock.fileno()):
             uri = find(directory)
             if uri is not None:
-                yield uri
+                with _heir(directory, lock.fileno(), int(uri.rpartition(":")[2])):
+                    yield uri
                 return
             if time.monotonic() > deadline:
                 raise ConnectionError(f"{directory}: another process owns this Milvus, but it did not come up")
             time.sleep(_POLL_S)
-        server = _Server(directory)
+        server = _Server(directory, _free_port())
         try:
             yield server.uri
         finally:
+            server.stop()
+
+
+@contextmanager
+def _heir(directory: Path, lock: int, port: int) -> Iterator[None]:
+    """Waits beside the owner, and starts the server anew once the owner has let it go."""
+    ended = threading.Event()
+    servers: list[_Server] = []
+
+    def wait() -> None:
+        while not _locked(lock):
+            if ended.wait(_POLL_S * 4):
+                return
+        while _listens(port) and not ended.wait(_POLL_S):  # that of an owner who was killed ends in a moment
+            pass
+        with suppress(ConnectionError):  # users of the server say that it is away
+            servers.append(_Server(directory, port))
+
+    waiting = threading.Thread(target=wait, name="milvus-lite-heir", daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        waiting.join()
+        for server in servers:
             server.stop()
 
 
@@ -68,11 +96,11 @@ def find(directory: Path) -> str | None:
 class _Server:
     """The owner's side: a child process, and a thread that starts it again when it dies."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
         self._directory = directory
         self._stopping = False
         self._turn = threading.Lock()  # either the guard starts the server again, or we stop it
-        self._port = _free_port()
+        self._port = port
         self._process = self._start()
         self._wait_until_it_listens()
         endpoint = directory / "endpoint.json.new"

@@ -31,6 +31,8 @@ def collection_for(store: Store, name: str, bundle_id: str) -> str:
     """The collection of this bundle: the one that is there, or the name of the next."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name):
         raise ValueError(f"name {name!r:.120}; a letter, then letters, digits and underscores, at most 100")
+    if store.target(name) is None and store.exists(name):
+        raise ValueError(f"name {name!r} is that of a collection; an alias cannot be called the same")
     present = versions(store, name)
     for version in present:
         if version.bundle_id == bundle_id:
@@ -47,17 +49,16 @@ def publish(store: Store, name: str, collection: str, *, keep: int) -> list[str]
     if keep < 0:
         raise ValueError(f"keep is {keep}; 0 or more")
     current = store.target(name)
-    if current == collection:
-        return []
-    if current is not None:
+    if current not in (None, collection):
         lost = store.tenants(current) - store.tenants(collection)
         if lost:
             named = ", ".join(repr(tenant) for tenant in sorted(lost)[:5])
             raise ValueError(
                 f"{name} stays at {current}: {collection} lacks the items of tenants {named}; embed theirs too"
             )
-    store.point(_mark(collection), collection)
-    store.point(name, collection)
+    if current != collection:
+        store.point(_mark(collection), collection)
+        store.point(name, collection)
     others = [version.collection for version in versions(store, name) if version.collection != collection]
     whole = [other for other in others if _is_whole(store, other)]
     dropped = whole[: max(0, len(whole) - keep)]

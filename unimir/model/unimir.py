@@ -40,6 +40,12 @@ class UniMIR(nn.Module):
         names = [label_set.name for label_set in label_sets]
         if config.query_label_set not in names:
             raise ValueError(f"model.query_label_set {config.query_label_set!r} is not among the label sets {names}")
+        query_labels = label_sets[names.index(config.query_label_set)].slots
+        if config.content_slots and not set(config.content_slots) & set(query_labels):
+            raise ValueError(
+                f"model.content_slots {list(config.content_slots)}: label set {config.query_label_set!r} has "
+                f"{', '.join(query_labels) or 'no slots'}; name those that say what is asked for, or []"
+            )
         self.config = config
         self.text = TextEncoder(config.text, vocab_size=vocab_size, pad_id=pad_id, dim=config.dim)
         self.image = ImageEncoder(config.image, dim=config.dim)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from unimir.config import LOSSES, Config, Task, check_trackers
 from unimir.data.prepared import read_images, read_kind
 from unimir.data.text import TextTokenizer
 from unimir.model.text_encoder import check_arch
+from unimir.model.tokens import TokenBatch
+from unimir.model.unimir import UniMIR
 from unimir.plain import to_dict
 from unimir.schema import Split
 from unimir.train.batches import of_sources, read_examples
@@ -137,8 +141,18 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
     # Built once more after training, rather than kept: it would take its memory all the while.
     objective = build_objective(config, prepared)
     _check_rates(config, {part for part, _ in parts(objective)})
+    if not 0 < config.model.image.min_crop <= 1:
+        raise ValueError(f"model.image.min_crop {config.model.image.min_crop}; above 0, at most 1")
+    _check_text(objective.model, config.model.text.max_tokens)
     side = config.model.image.size
     kept = [type(one).__name__ for one in objective.modules() if getattr(one, "running_var", None) is not None]
+    pictured = ("image_text", "intent_query")
+    for stage in config.stages if kept else ():
+        if rate_of("image", stage) and any(task.cached and task.kind in pictured for task in stage.tasks):
+            raise ValueError(
+                f"stage {stage.name}: cached, and image backbone {config.model.image.name!r} has {kept[0]}, whose "
+                "statistics would be of a chunk; a backbone that normalises by layer, or cached: false"
+            )
     if config.engine.precision == "bf16" and kept:
         raise ValueError(
             f"image backbone {config.model.image.name!r} has {kept[0]}, whose running statistics stay in fp32; "
@@ -157,15 +171,41 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
             raise ValueError(f"engine.activation_checkpointing: {' '.join(str(error).split())[:200]}") from error
 
 
+def _check_text(model: UniMIR, longest: int) -> None:
+    """ValueError for a text backbone that takes no text of `longest` tokens, or attends to what only fills up."""
+    both = [[0] * longest, [0] * max(1, longest - 1)]  # alike enough to be padded together
+    try:
+        with torch.no_grad():
+            text = model.eval().text
+            together, alone = text(TokenBatch.from_lists(both)), text(TokenBatch.from_lists(both[1:]))
+    except Exception as error:  # whatever a backbone says of inputs or of places that it does not have
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the text backbone takes no {longest} tokens ({type(error).__name__}: {reason})") from error
+    difference = float((together.z_BD[1] - alone.z_BD[0]).abs().max())
+    if not difference < 1e-3:  # also true for NaN
+        raise ValueError(f"the text backbone gives a padded text another vector than alone (by {difference:.1e})")
+
+
 def _check_rates(config: Config, there: set[str]) -> None:
-    """ValueError for a task whose losses move nothing in its stage, or hold texts against proxies never learned."""
+    """ValueError for a task whose losses move nothing in its stage, or hold texts against proxies never learned.
+
+    And for rates and weights that are no such thing.
+    """
     learned = False
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names) or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+        raise ValueError(f"stages {names}; each a name of its own, of letters, digits, . _ -, for its log is called so")
     for stage in config.stages:
+        weights = {f"rate of {part}": rate for part, rate in stage.rates.items()}
+        weights |= {f"loss {loss} of {task.name}": value for task in stage.tasks for loss, value in task.losses.items()}
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"stage {stage.name}: {name} is {weight}; at least 0, and finite")
         moving = {part for part in there if rate_of(part, stage) > 0}
         learned |= "proxies" in moving
         for task in stage.tasks:
             where, losses = f"stage {stage.name}, task {task.name}", [name for name in LOSSES if task.losses.get(name)]
-            reached = set().union(*(REACHED[name] for name in losses)) & there
+            reached = set().union(*(REACHED[name] for name in losses)) & there - {"scale"}  # a temperature is no end
             if task.kind not in ("image_text", "intent_query") or not contrasts(task):
                 reached.discard("image")
             if not reached & moving:

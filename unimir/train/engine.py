@@ -6,6 +6,7 @@ Knows no objective beyond "a module that returns a loss first", and no stage.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ class Engine:
 
     def __init__(self, module: nn.Module, parts: Iterable[tuple[nn.Module, float]], config: EngineConfig) -> None:
         """`parts` are submodules with their peak learning rates; rate 0 leaves a part out of the optimizers."""
+        gc.collect()  # engines of stages before are cycles, and would lie beside this one until it happens by itself
         parts = list(parts)
         self._deepspeed = _deepspeed()
         self._module = module
@@ -111,8 +113,12 @@ class Engine:
                 self._put(parameter, moments[f"{key}/{name}"], key)
 
     def close(self) -> None:
-        """Removes the engine's hooks. The module stays as ZeRO cut and rounded it: a next stage makes a new one."""
+        """Lets go of what the engine holds. The module stays as ZeRO cut and rounded it: a next stage makes its own."""
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
         self._engine.destroy()
+        FWD_MODULE_STACK.clear()  # of the process: ZeRO 3 would keep every stage's weights and moments by it
+        del self._engine, self._module
 
     def _row_optimizer(
         self, parts: Iterable[tuple[nn.Module, float]], tables: Mapping[str, RowTable]

@@ -50,13 +50,16 @@ class Log:
         directory.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps, self._before = stage, steps, before
         self._writer = SummaryWriter(str(directory), purge_step=before + start)
-        self._trackers = trackers
+        self._trackers = list(trackers)
         path = directory / f"{stage}.jsonl"
         kept = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
         # A run that was killed told steps that its last checkpoint does not hold: they are made, and told, again.
         told = [line for line in kept if line.endswith("}") and json.loads(line)["step"] < start]
-        self._lines = path.open("w", encoding="utf-8")
-        self._lines.writelines(f"{line}\n" for line in told)
+        # Whole at any moment: the next kill may come before the first new line.
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(f"{line}\n" for line in told), encoding="utf-8")
+        fresh.replace(path)
+        self._lines = path.open("a", encoding="utf-8")
         self._losses: list[float] = [json.loads(line)["loss"] for line in told]
         self._shown = time.perf_counter()
 
@@ -82,8 +85,13 @@ class Log:
         """All stages count on: a purge, or a tracker that takes no earlier step, would lose what came before."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, self._before + step)
-        for tracker in self._trackers:
-            tracker.write(values, self._before + step)
+        for tracker in list(self._trackers):
+            try:
+                tracker.write(values, self._before + step)
+            except Exception as error:  # whatever its library raises: a server that is away costs no training
+                self._trackers.remove(tracker)
+                reason = " ".join(str(error).split())[:200]
+                sys.stderr.write(f"warning: {type(tracker).__name__.strip('_').lower()} is told no more ({reason})\n")
 
     def _show(self, steps: int, rates: Mapping[str, float]) -> None:
         """A whole line each time: Ray forwards a worker's lines, and cursor movements do not survive that."""

@@ -170,14 +170,14 @@ class Objective(nn.Module):
         from few examples. As in normalised softmax, with the temperature of the contrastive loss.
         """
         assert self.proxies is not None
-        scale = bounded(self.log_scales[batch.scale])
+        scale = bounded(self.log_scales[batch.scale]).float()  # a bf16 logit near 100 is known to half a unit
         targets_B = torch.searchsorted(self.groups_K, batch.groups_B)
         sides = [z_BD] if pairs_BD is None else [z_BD, pairs_BD]
         losses = []
         for width in (self.model.config.dim, *self.model.config.prefixes):
-            proxies_Kd = normalize(self.proxies.weight[:, :width], dim=-1)
+            proxies_Kd = normalize(self.proxies.weight[:, :width].float(), dim=-1)
             for side_BD in sides:
-                logits_BK = scale * normalize(side_BD[:, :width], dim=-1) @ proxies_Kd.T
+                logits_BK = scale * normalize(side_BD[:, :width].float(), dim=-1) @ proxies_Kd.T
                 losses.append(cross_entropy(logits_BK, targets_B, reduction="none"))
         return self._mean_over_workers(torch.stack(losses).mean(0), batch.sizes)
 
@@ -238,8 +238,8 @@ class Objective(nn.Module):
         intent_BI, tag_TG = self.model.nlu.within_sets(
             features.understood.intent_BI, features.understood.tag_TG, batch.sets_B, rows_T
         )
-        intent_B = cross_entropy(intent_BI, batch.intents_B, reduction="none")
-        tag_T = cross_entropy(tag_TG, batch.tags_T, reduction="none")
+        intent_B = cross_entropy(intent_BI.float(), batch.intents_B, reduction="none")
+        tag_T = cross_entropy(tag_TG.float(), batch.tags_T, reduction="none")
         # Each text counts alike, however long.
         slots_B = tag_T.new_zeros(len(intent_B)).index_add(0, rows_T, tag_T) / batch.texts.lengths_B
         return {

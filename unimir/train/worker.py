@@ -253,16 +253,14 @@ class _Notes:
 
     def __init__(self, log: Log | None, meter: Meter, workers: int) -> None:
         self._log, self._meter, self._workers = log, meter, workers
-        self._steps: list[tuple[int, str, int, list[str]]] = []
+        self._steps: list[tuple[int, str, int, list[str], int]] = []
         self._values: list[Tensor] = []
 
     def add(self, step: int, task: str, number: int, losses: Mapping[str, Tensor], batch: Batch) -> None:
         """Notes one step."""
         assert batch.rows_B is not None
-        seen = torch.tensor([digest(batch.rows_B.numpy())], dtype=torch.float64)
-        values = torch.stack([loss.double() for loss in losses.values()])
-        self._steps.append((step, task, number, list(losses)))
-        self._values += [values, seen.to(values.device)]
+        self._steps.append((step, task, number, list(losses), digest(batch.rows_B.numpy())))
+        self._values.append(torch.stack([loss.double() for loss in losses.values()]))
         if len(self._steps) == NOTE_EVERY:
             self.flush()
 
@@ -270,15 +268,18 @@ class _Notes:
         """Sends them on. Collective."""
         if not self._steps:
             return
-        values = torch.cat(self._values)
+        seen = torch.tensor([digest for *_, digest in self._steps], dtype=torch.float64)
+        values = torch.cat([seen.to(self._values[0].device), *self._values])  # one copy: each waits for the device
         if self._workers > 1:
             dist.all_reduce(values)
         numbers = iter(values.tolist())
-        steps = []
-        for step, task, number, names in self._steps:
+        digests, steps = [next(numbers) for _ in self._steps], []
+        for (step, task, number, names, _), rows in zip(self._steps, digests, strict=True):
             # Every worker holds its part of the mean (see Objective), and its part of the examples.
             losses = {name: next(numbers) / self._workers for name in names}
-            steps.append(Step(number=step, task=task, batch=number, losses=losses, seen=int(next(numbers)) % 2**31))
+            if not all(map(math.isfinite, losses.values())):  # alike on all workers, and in no checkpoint yet
+                raise ValueError(f"step {step}, task {task}: losses {losses}; no step can follow (are rates too high?)")
+            steps.append(Step(number=step, task=task, batch=number, losses=losses, seen=int(rows) % 2**31))
         self._steps, self._values = [], []
         if self._log is not None:
             self._log.write(steps, self._meter.rates())
