@@ -91,6 +91,12 @@ def test_unknown_query_label_set_is_a_clear_error() -> None:
         build(query_label_set="nope")
 
 
+def test_fusion_is_told_by_slots_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"content_slots \['contnet'\]: label set 'search' has .*; name those that say"):
+        build(content_slots=("contnet",))
+    build(content_slots=())
+
+
 def test_tokenizer_larger_than_the_backbone_is_a_clear_error() -> None:
     text = TextConfig(arch={**ARCH, "vocab_size": 50}, max_tokens=40)
     config = ModelConfig(dim=16, text=text, image=ImageConfig(name="convnext_atto", size=32))
