@@ -143,6 +143,20 @@ def test_tasks_that_could_only_fail_are_refused_first(
         check(tiny_prepared, config)
 
 
+def test_a_source_may_be_there_for_training_alone(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
+    """As that of atlas' xSID, which the baseline learns from."""
+    for split in ("train", "evaluation"):
+        (path,) = shutil.copytree(tiny_prepared / "nlu" / split, tmp_path / "nlu" / split).glob("*.parquet")
+        table = pq.read_table(path)
+        source = pa.array([f"own_{split}"] * len(table), table.schema.field("source").type)
+        pq.write_table(table.set_column(table.column_names.index("source"), "source", source), path)
+    task = EvalTask(name="n", measure="nlu", kind="nlu", sources=("own_train", "own_evaluation"))
+    check(tmp_path, dataclasses.replace(tiny_config, evaluation=(task,)))
+    wrong = dataclasses.replace(task, sources=(*task.sources, "tpyo"))
+    with pytest.raises(ValueError, match="no nlu row of tpyo in split evaluation, nor in train"):
+        check(tmp_path, dataclasses.replace(tiny_config, evaluation=(wrong,)))
+
+
 def test_across_languages_needs_two(tiny_prepared: Path, tiny_config: Config, tmp_path: Path) -> None:
     held_out = shutil.copytree(tiny_prepared / "parallel" / "evaluation", tmp_path / "parallel" / "evaluation")
     for path in held_out.glob("*.parquet"):

@@ -38,10 +38,13 @@ def check(prepared: Path, config: Config) -> None:
                 f"evaluation task {task.name!r}: {prepared} has no {task.kind} rows{wanted} in split "
                 f"{config.eval_split} (--set evaluation=[] evaluates nothing)"
             )
-        if absent := set(task.sources) - set(pc.unique(rows["source"]).to_pylist()):
+        # One that is in training alone is there for the baseline, or for the pool.
+        tables = (rows, _rows(prepared, task, "train")) if task.sources else ()
+        known = {name for table in tables for name in pc.unique(table["source"]).to_pylist()}
+        if absent := set(task.sources) - known:
             raise ValueError(
                 f"evaluation task {task.name!r}: no {task.kind} row of {', '.join(sorted(absent))} in split "
-                f"{config.eval_split}"
+                f"{config.eval_split}, nor in train"
             )
         if task.kind == "parallel" and len(pc.unique(rows["lang"])) < 2:
             raise ValueError(f"evaluation task {task.name!r}: its rows are of one language, it asks across languages")
