@@ -92,9 +92,7 @@ def test_unknown_query_label_set_is_a_clear_error() -> None:
 
 
 def test_fusion_is_told_by_slots_that_there_are() -> None:
-    with pytest.raises(
-        ValueError, match=r"'contnet'\]: label set 'search' has .*; name those that say"
-    ):
+    with pytest.raises(ValueError, match=r"'contnet'\]: label set 'search' has .*; name those that say"):
         build(content_slots=("contnet",))
     build(content_slots=())
 
