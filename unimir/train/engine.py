@@ -115,9 +115,15 @@ class Engine:
     def close(self) -> None:
         """Lets go of what the engine holds. The module stays as ZeRO cut and rounded it: a next stage makes its own."""
         from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+        from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         self._engine.destroy()
-        FWD_MODULE_STACK.clear()  # of the process: ZeRO 3 would keep every stage's weights and moments by it
+        # A list and a cached method, both of the process: ZeRO 3 would keep every stage's weights and moments by them.
+        FWD_MODULE_STACK.clear()
+        for method in vars(PartitionedParameterCoordinator).values():
+            for cell in getattr(method, "__closure__", None) or ():
+                if hasattr(cell.cell_contents, "cache_clear"):
+                    cell.cell_contents.cache_clear()
         del self._engine, self._module
 
     def _row_optimizer(
