@@ -31,7 +31,7 @@ PEERS = {
 }
 OWNERS = {
     "deepspeed": {"unimir/train/engine.py"},
-    "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py"},
+    "ray.train": {"unimir/train/worker.py", "unimir/train/driver.py", "unimir/train/snapshot.py"},
     "ray.data": {"unimir/data/passes.py"},
     "transformers": {"unimir/model/text_encoder.py", "unimir/export.py"},
     "timm": {"unimir/model/image_encoder.py"},

@@ -25,6 +25,7 @@ from unimir.train.feed import Sources, StageFeed
 from unimir.train.hardware import Wanted
 from unimir.train.ngrams import count_ngrams
 from unimir.train.process import ENVIRONMENT
+from unimir.train.snapshot import SNAPSHOT
 from unimir.train.worker import build_objective
 
 pytestmark = pytest.mark.slow
@@ -141,8 +142,14 @@ def test_a_killed_run_goes_on_at_another_number_of_workers(
     after: int, undisturbed: Path, config: Config, tiny_prepared: Path, killed_run: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(killed_run, tmp_path / "out")
+    (known,) = storage(out).glob(f"*/{SNAPSHOT}")
+    if after == 1:  # the kill came while the list of checkpoints was written
+        known.write_bytes(known.read_bytes()[:100])
+    (text,) = (out / "logs").glob("*/text.jsonl")
+    before = text.read_bytes()
     finish(drive(config, tiny_prepared, out, workers=after), out)
     assert_exactly_as_planned(out, config, tiny_prepared)
+    assert text.read_bytes() == before  # its rates would be others, had it begun anew
     # Sums in another order, other rows dropped out; far below what a lost or repeated step would do.
     last = [line["loss"] for line in log_of(out, "joint")[-20:]]
     undisturbed_last = [line["loss"] for line in log_of(undisturbed.parents[1], "joint")[-20:]]
@@ -172,7 +179,7 @@ def storage(out: Path) -> Path:
 
 def known_in(out: Path) -> str:
     """What Ray Train would go on from, as it writes it down."""
-    return "".join(path.read_text() for path in storage(out).glob("*/checkpoint_manager_snapshot.json"))
+    return "".join(path.read_text() for path in storage(out).glob(f"*/{SNAPSHOT}"))
 
 
 def workers_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:

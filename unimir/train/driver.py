@@ -39,6 +39,7 @@ from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.losses import Taught
 from unimir.train.process import ENVIRONMENT
+from unimir.train.snapshot import KeepWhole, mend
 from unimir.train.stages import REACHED, parts, rate_of
 from unimir.train.teach import teacher_vectors
 from unimir.train.worker import PROGRESS, WEIGHTS, build_objective, train_stages
@@ -257,6 +258,7 @@ def _fit(
 ) -> ray.train.Checkpoint:
     """Runs the Ray Train job and returns its last checkpoint."""
     gpu = hardware.gpus > 0
+    mend(places.runs, run)
     trainer = TorchTrainer(
         train_stages,
         train_loop_config={
@@ -276,6 +278,7 @@ def _fit(
         run_config=RunConfig(
             name=run,
             storage_path=places.runs,
+            callbacks=[KeepWhole()],
             # Ray leaves a machine's GPUs visible to those who have asked for none, and DeepSpeed takes what it sees.
             worker_runtime_env={"env_vars": ENVIRONMENT if gpu else {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}},
             failure_config=FailureConfig(max_failures=config.restarts.failures),
