@@ -154,6 +154,7 @@ def test_what_changes_no_model_changes_no_run_and_what_does_is_another(tiny_conf
         ),
         (["model.text.arch.num_layers=4"], "model.text.arch: unknown key 'num_layers'; keys of xlm-roberta: .*num_hid"),
         (["stages.joint.rates.text=-1e-3"], "stage joint: rate of text is -0.001; at least 0, and finite"),
+        (["stages.text.language_temperature=-0.5"], "stage text: language_temperature is -0.5; at least 0, and finite"),
         (["stages.text.tasks.parallel.losses.contrastive=.nan"], "loss contrastive of parallel is nan; at least 0"),
         (["model.image.min_crop=0"], "model.image.min_crop 0.0; above 0, at most 1"),
         (

@@ -190,14 +190,15 @@ def _check_text(model: UniMIR, longest: int) -> None:
 def _check_rates(config: Config, there: set[str]) -> None:
     """ValueError for a task whose losses move nothing in its stage, or hold texts against proxies never learned.
 
-    And for rates and weights that are no such thing.
+    And for rates, weights and temperatures that are no such thing.
     """
     learned = False
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names) or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
         raise ValueError(f"stages {names}; each a name of its own, of letters, digits, . _ -, for its log is called so")
     for stage in config.stages:
-        weights = {f"rate of {part}": rate for part, rate in stage.rates.items()}
+        weights = {"language_temperature": stage.language_temperature}
+        weights |= {f"rate of {part}": rate for part, rate in stage.rates.items()}
         weights |= {f"loss {loss} of {task.name}": value for task in stage.tasks for loss, value in task.losses.items()}
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:

@@ -15,13 +15,14 @@ from importlib.resources import files
 from typing import Any
 
 import regex
-from babel.numbers import list_currencies
+from babel.numbers import get_decimal_symbol, list_currencies
 
 from unimir.data.corpora import parse_yaml
-from unimir.values.time_words import number_words
+from unimir.values.agreement import language_of
+from unimir.values.time_words import number_words, with_digits
 
 _BOUNDS = ("below", "at_most", "above", "at_least")
-_NUMBER = regex.compile(r"\d{1,3}(?:([.,'’٬\s])\d{3})(?:\1\d{3})*(?:[.,٫]\d{1,2})?(?!\d)|\d+(?:[.,٫]\d+)?")
+_NUMBER = regex.compile(r"[1-9]\d{0,2}(?:([.,'’٬\s])\d{3})(?:\1\d{3})*(?:[.,٫]\d{1,2})?(?!\d)|\d+(?:[.,٫]\d+)?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class _Word:
     number: float | None = None
     unit: str | None = None
     kinds: frozenset[str] = frozenset()
+    times: int = 1  # what the number has been multiplied by
 
 
 def languages() -> tuple[str, ...]:
@@ -48,12 +50,12 @@ def languages() -> tuple[str, ...]:
 
 
 def read_amount(phrase: str, lang: str, units: Mapping[str, str], *, exact: bool) -> Amount | None:
-    """The amount that the phrase says in this language, or None if that is not certain.
+    """The amount that the phrase says in this language (a tag of BCP 47), or None if that is not certain.
 
     `units` are words for units beside those of currencies, with what they are called in the answer. Without `exact` a
     number with no word of a bound ("50 euros") is no amount, because it may be meant roughly.
     """
-    lexicon = _lexicons().get(lang)
+    lexicon = _lexicons().get(language_of(lang))
     words = None if lexicon is None else lexicon.cut(_plain(phrase), units)
     if not words:
         return None
@@ -68,7 +70,11 @@ def read_amount(phrase: str, lang: str, units: Mapping[str, str], *, exact: bool
         between = [word.kinds for word in words[places[0] + 1 : places[1]] if word.kinds]
         joined = sum("to" in kinds for kinds in between) == 1
         known = all(kinds & {"between", "to", "filler"} for kinds in said)
+        known = known and all(word.kinds & {"between", "filler"} for word in words[: places[0]] if word.kinds)
         low, high = numbers
+        times = words[places[1]].times
+        if words[places[0]].times == 1 and low < high / times:  # 5-10k, two to three thousand
+            low *= times
         return Amount(low, _next(high), unit) if joined and known and low < high else None
     return _one_sided(numbers[0], said, unit, exact)
 
@@ -93,19 +99,18 @@ def _one_sided(number: float, said: Sequence[frozenset[str]], unit: str | None, 
 def _lexicons() -> Mapping[str, _Lexicon]:
     raw = parse_yaml((files("unimir.values") / "amounts.yaml").read_text(encoding="utf-8"))
     shared = {**{code.casefold(): code for code in list_currencies()}, **raw["signs"]}
-    return {lang: _Lexicon(lang, words, shared, raw["multipliers"]) for lang, words in raw["languages"].items()}
+    return {lang: _Lexicon(lang, words, shared) for lang, words in raw["languages"].items()}
 
 
 class _Lexicon:
     """A language's words around amounts, longest first."""
 
-    def __init__(
-        self, lang: str, raw: Mapping[str, Any], signs: Mapping[str, str], multipliers: Mapping[str, int]
-    ) -> None:
+    def __init__(self, lang: str, raw: Mapping[str, Any], signs: Mapping[str, str]) -> None:
         self._units = {_plain(sign): code for sign, code in signs.items()}
         self._units |= {_plain(word): code for code, words in raw["currencies"].items() for word in words}
         self._numbers = {_plain(word): number for word, number in number_words(lang).items()}
-        self._multipliers = {_plain(word): number for word, number in multipliers.items()}
+        self._multipliers = {_plain(word): number for word, number in raw["multipliers"].items()}
+        self._decimal = get_decimal_symbol(lang)
         self._kinds: dict[str, set[str]] = {}
         for kind in (*_BOUNDS, "between", "to", "filler"):
             for word in raw.get(kind, ()):
@@ -120,13 +125,15 @@ class _Lexicon:
         words: list[_Word] = []
         at = 0
         while at < len(text):
-            if text[at].isspace() or text[at] in ",،.。":
-                at += 1
-                continue
             number = _NUMBER.match(text, at)
             if number is not None:
+                if number[1] == self._decimal and number[0].count(self._decimal) == 1:
+                    return None  # 1.234 in English: written as at home, or as elsewhere
                 at = number.end()
                 words.append(_Word(number=_value(number[0], number[1])))
+                continue
+            if text[at].isspace() or (text[at] in ",،.。" and not text[at + 1 : at + 2].isdecimal()):
+                at += 1
                 continue
             found = self._longest(text, at, own)
             if found is None:
@@ -134,7 +141,8 @@ class _Lexicon:
             at += len(found)
             last = words[-1].number if words else None
             if found in self._multipliers and last is not None:
-                words[-1] = _Word(number=last * self._multipliers[found])
+                times = self._multipliers[found]
+                words[-1] = _Word(number=last * times, times=words[-1].times * times)
             elif found in own or found in self._units:
                 words.append(_Word(unit=own.get(found) or self._units[found]))
             elif found in self._kinds:
@@ -158,11 +166,10 @@ class _Lexicon:
 
 
 def _value(written: str, grouped: str | None) -> float:
-    """A number as it is written: a separator before three digits groups them."""
-    digits = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in written)
+    """A number as it is written: a separator between a first digit that is no zero and three more groups them."""
     if grouped is not None:
-        digits = digits.replace(grouped, "")
-    return float(digits.replace(",", ".").replace("٫", "."))
+        written = written.replace(grouped, "")
+    return float(written.replace(",", ".").replace("٫", "."))
 
 
 def _next(number: float) -> float:
@@ -170,4 +177,4 @@ def _next(number: float) -> float:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold().strip()
+    return unicodedata.normalize("NFC", with_digits(text)).casefold().strip()

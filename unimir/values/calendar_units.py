@@ -94,7 +94,18 @@ def nth(within: Range, unit: str, number: int) -> Range | None:
     if unit not in ("day", "month", "quarter", "half"):
         return None
     start = shift(within.start, unit, number - 1) if number > 0 else shift(within.end, unit, number)
-    return Range(start, shift(start, unit, 1)) if within.start <= start < within.end else None
+    end = shift(start, unit, 1)
+    return Range(start, end) if within.start <= start and end <= within.end else None
+
+
+def nth_weekday(within: Range, weekday: int, number: int) -> Range | None:
+    """The number-th Monday (0) of a month or a year, -1 for the last."""
+    if within.start is None or within.end is None or not number or (within.end - within.start).days < 28:
+        return None
+    first = within.start + timedelta((weekday - within.start.weekday()) % 7)
+    last = within.end - timedelta(1 + (within.end.weekday() - 1 - weekday) % 7)
+    found = first + timedelta(7 * (number - 1)) if number > 0 else last + timedelta(7 * (number + 1))
+    return day(found) if first <= found <= last else None
 
 
 def share(within: Range, kind: str, *, thirds: bool) -> Range | None:

@@ -18,6 +18,7 @@ class Given:
     """The parts of a calendar date that a phrase names."""
 
     year: int | None = None
+    half_year: int | None = None
     quarter: int | None = None
     month: int | None = None
     day: int | None = None
@@ -32,7 +33,7 @@ class Given:
             return all(
                 self._set(name, value) for name, value in zip(("year", "month", "day"), dated.extra, strict=True)
             )
-        for name in ("year", "quarter", "month", "weekday"):
+        for name in ("year", "half_year", "quarter", "month", "weekday"):
             value = value_of(word, name)
             if value is not None and self._set(name, value):
                 return True
@@ -52,30 +53,41 @@ class Given:
 
     def range(self, today: date) -> Range | None:
         """The calendar range; of those that repeat every year the latest that has begun."""
-        if self.quarter is not None:
-            alone = self.month is None and self.day is None and self.step is None
-            first = calendar.of(self.year or today.year, 3 * self.quarter - 2, 1, "quarter")
-            return first if alone else None
+        if self.quarter is not None or self.half_year is not None:
+            if self.quarter and self.half_year or any((self.month, self.day, self.step, self.weekday is not None)):
+                return None
+            if self.quarter is not None:
+                return calendar.of(self.year or today.year, 3 * self.quarter - 2, 1, "quarter")
+            return calendar.of(self.year or today.year, 6 * (self.half_year or 1) - 5, 1, "half")
         if self.month is None and self.day is not None:
             alone = self.year is None and self.step is None
             return calendar.latest_day(self.day, self.weekday, today) if alone else None
         if self.month is None:
             return calendar.of(self.year, 1, 1, "year") if self.year is not None and self.step is None else None
         grain = "month" if self.day is None else "day"
-        if self.guessed and self.year is None:
+        if self.guessed and self.year is None or self.weekday is not None and self.day is None:
             return None
         if self.weekday is not None and self.step is not None:  # "next Friday, the 12th of May": the year that it fits
             near = (calendar.of(today.year + years, self.month, self.day or 1, "day") for years in (0, 1, -1))
             return next((day for day in near if day and day.start and day.start.weekday() == self.weekday), None)
         if self.year is not None:
-            return calendar.of(self.year, self.month, self.day or 1, grain) if self.step is None else None
+            found = calendar.of(self.year, self.month, self.day or 1, grain)
+            return found if self.step is None and self._fits(found) else None
         if self.step is not None:
             return calendar.of(today.year + self.step, self.month, self.day or 1, grain)
         for year in range(today.year, today.year - 5, -1):  # the 29th of February has to be looked for
             found = calendar.of(year, self.month, self.day or 1, grain)
             if found is not None and found.start is not None and found.start <= today:
-                return found
+                return found if self._fits(found) else None
         return None
+
+    def _fits(self, found: Range | None) -> bool:
+        """Whether it is the weekday that was named, if one was."""
+        return (
+            self.weekday is None
+            or (found is not None and found.start is not None)
+            and (found.start.weekday() == self.weekday)
+        )
 
     def _set(self, name: str, value: int | None) -> bool:
         if value is None:

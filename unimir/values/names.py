@@ -17,6 +17,7 @@ from rapidfuzz import fuzz, process
 MIN_RATIO = 80
 """Of 100: a name less alike than this is another name."""
 _MARGIN = 5  # by which the best must beat the next value
+_DIGITS = regex.compile(r"\d+")
 _ARTICLES = regex.compile(r"^(?:(?:the|le|la|les|el|los|las|il|lo|der|die|das|o|a|os|as|al)\s+|l['’]\s*)(?=\p{L})")
 _LANGUAGES = (
     "en", "de", "es", "fr", "it", "pt", "ru", "ar", "zh", "ja", "nl", "pl", "tr", "uk", "ko", "hi", "id", "vi",
@@ -28,7 +29,11 @@ class Names:
     """Looks values up by their names."""
 
     def __init__(self, values: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> None:
-        own: dict[str, str] = {plain(value): value for value in values if plain(value)}
+        own: dict[str, str] = {}
+        self._spellings = set(values)
+        for value in sorted(self._spellings, reverse=True):  # of several spellings the first, which has capitals
+            if name := plain(value):
+                own[name] = value
         known: dict[str, set[str]] = {name: {value} for name, value in own.items()}
         for value, others in synonyms.items():
             if value in own.values():
@@ -42,7 +47,13 @@ class Names:
         self._listed = list(self._known)
 
     def find(self, said: str) -> tuple[str, float] | None:
-        """The value that is meant and how sure that is, in (0, 1]; None if none is, or several may be."""
+        """The value that is meant and how sure that is, in (0, 1]; None if none is, or several may be.
+
+        None also for a name that is more like that of a place which the collection does not hold: Austria is no
+        misspelt Australia.
+        """
+        if said in self._spellings:
+            return said, 1.0
         name = plain(said)
         if name in self._known:
             return self._known[name], 1.0
@@ -52,10 +63,18 @@ class Names:
         ranked: dict[str, float] = {}
         for other, ratio, _ in near:
             short = min(len(name), len(other)) < 5
-            if not short or name.startswith(other) or other.startswith(name):
+            numbered = _DIGITS.findall(name) != _DIGITS.findall(other)  # iPhone 15 is no misspelt iPhone 14
+            if not numbered and (not short or name.startswith(other) or other.startswith(name)):
                 ranked.setdefault(self._known[other], ratio)
         (value, best), second = next(iter(ranked.items()), ("", 0.0)), [*ranked.values(), 0.0, 0.0][1]
-        return (value, best / 100) if best >= MIN_RATIO and best - second >= _MARGIN else None
+        if best < MIN_RATIO or best - second < _MARGIN:
+            return None
+        # What is more like it than this is not longer or shorter by more.
+        least, most = len(name) * best / (200 - best), len(name) * (200 - best) / best
+        places = [place for length, named in _places().items() if least <= length <= most for place in named]
+        place = process.extractOne(name, places, scorer=fuzz.ratio, score_cutoff=best)
+        elsewhere = place is not None and place[1] > best and self._known.get(place[0]) != value
+        return None if elsewhere else (value, best / 100)
 
 
 def plain(name: str) -> str:
@@ -77,3 +96,12 @@ def _cldr() -> tuple[frozenset[str], ...]:
             if len(code) == 2:
                 names.setdefault(code, set()).add(plain(country))
     return tuple(frozenset(found - {""}) for found in names.values())
+
+
+@functools.cache
+def _places() -> Mapping[int, Sequence[str]]:
+    """All names of cities and countries, by length."""
+    by_length: dict[int, list[str]] = {}
+    for name in frozenset[str]().union(*_cldr()):
+        by_length.setdefault(len(name), []).append(name)
+    return by_length

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from itertools import pairwise
 
 from unimir.values import calendar_units as calendar
 from unimir.values.calendar_units import Range
@@ -39,11 +40,21 @@ class Points:
             self._known[asked] = self._first_of(asked)
         return self._known[asked]
 
+    def lasting(self, words: Words) -> date | None:
+        """The day that lies so many units back: "two weeks", of what has lasted since then."""
+        core = [word for word in words if is_a(word, "number") or not is_a(word, "filler") or is_a(word, "unit")]
+        if len(core) != 2 or not is_a(core[0], "number") or (unit := value_of(core[1], "unit")) is None:
+            return None
+        if is_a(core[1], "filler") and any(token.kind == "number" and token.extra for token in core[0]):
+            return None  # the 5th, as Japanese writes it
+        return calendar.shift(self._today, UNITS[unit], -(value_of(core[0], "number") or 0))
+
     def _first_of(self, words: Words) -> Range | None:
         forms: Sequence[Callable[[Words], Range | None]] = (
             self._offset,
             self._unit,
             self._span,
+            self._nth_weekday,
             self._weekday,
             self._dated,
             self._feast,
@@ -52,8 +63,15 @@ class Points:
             self._week_of,
             self._nth,
         )
+        if any(is_a(word, f"{side}_but_one_behind") for word in words[:1] for side in ("last", "next")):
+            return None  # "before last month" is no month before the last
+        if any(is_a(word, "roughly") for word in words) and any(is_a(word, "ago") for word in words):
+            return None
+        counted = _counted(words)
         for all_of_it in (False, True):
-            lean = [without_filler(word, all_of_it=all_of_it) for word in words]
+            lean = [
+                without_filler(word, all_of_it=all_of_it and place not in counted) for place, word in enumerate(words)
+            ]
             core = [word for word in lean if word is not None]
             for form in forms if core else ():
                 found = form(core)
@@ -82,6 +100,10 @@ class Points:
         """The last or next so many units, and so many units ago or from now."""
         numbers, units = values_of(core, "number"), values_of(core, "unit")
         rest = [word for word in core if value_of(word, "number") is None and value_of(word, "unit") is None]
+        if numbers and not _before_unit(core, "number"):
+            return None  # the third of last month, as Chinese has it
+        if not numbers and len(core) == 2 and is_a(core[0], "ago") and not is_a(core[0], "early"):  # Arabic: a week
+            numbers = [1]
         if len(numbers) != 1 or len(units) != 1 or len(rest) != 1:
             return None
         unit, number = UNITS[units[0]], numbers[0]
@@ -105,6 +127,13 @@ class Points:
             return Range(tomorrow, calendar.shift(tomorrow, unit, number))
         return None
 
+    def _nth_weekday(self, core: Words) -> Range | None:
+        """The second Monday of March; the last Friday of 2024."""
+        weekday = value_of(core[1], "weekday") if len(core) > 2 else None
+        number = -1 if is_a(core[0], "last") else value_of(core[0], "ordinal")
+        whole = self.point(core[2:]) if weekday is not None and number is not None else None
+        return calendar.nth_weekday(whole, weekday or 0, number or 0) if whole else None
+
     def _weekday(self, core: Words) -> Range | None:
         """Monday, last Monday, Monday of next week."""
         days = values_of(core, "weekday")
@@ -121,7 +150,9 @@ class Points:
         return calendar.day(monday + timedelta(days[0] + 7 * steps[0]))
 
     def _dated(self, core: Words) -> Range | None:
-        """A date as far as it is given: a year, a quarter, a month, a day of a month; a weekday beside it is noise."""
+        """A date as far as it is given: a year, half, quarter, month or day of a month; a weekday has to fit."""
+        if any(value_of(a, "ordinal") and is_a(b, "weekday") for a, b in pairwise(core)):
+            return None  # the second Sunday is no Sunday the second
         given = Given()
         for place in range(len(core) - 1):  # the 21st of this month, May of last year
             pair = core[place : place + 2]
@@ -214,25 +245,36 @@ class Points:
         if len(core) > 3:
             numbers, units = values_of(core[:3], "number"), values_of(core[:3], "unit")
             whole, first = self.point(core[3:]), 1 in values_of(core[:3], "ordinal")
-            if (
-                len(numbers) == len(units) == 1
-                and whole is not None
-                and (first or any(is_a(w, "last") for w in core[:3]))
-            ):
+            if len(numbers) == len(units) == 1 and whole is not None and (first or _before_unit(core[:3], "last")):
                 ends = (1, numbers[0]) if first else (-numbers[0], -1)
                 low, high = (calendar.nth(whole, UNITS[units[0]], number) for number in ends)
                 return Range(low.start, high.end) if low and high else None
-        for place in (0, 1):
-            if len(core) < place + 2:
-                continue
-            pair, rest = core[place : place + 2] if not place else core[:2], core[2:]
-            units = values_of(pair, "unit")
-            number = next(iter(values_of(pair, "ordinal") + values_of(pair, "number")), None)
-            if number is None and any(is_a(word, "last") for word in pair):
-                number = -1
-            whole = self.point(rest) if rest else calendar.whole("year", self._today, 0)
-            if not rest and UNITS.index("week") not in units:
-                continue
-            if len(units) == 1 and number is not None and whole is not None:
-                return calendar.nth(whole, UNITS[units[0]], number)
-        return None
+        pair, rest = core[:2], core[2:]
+        units = values_of(pair, "unit")
+        if len(units) != 1 or (not rest and UNITS[units[0]] != "week"):
+            return None
+        numbers = values_of(pair, "ordinal") + values_of(pair[1:], "number")  # two weeks are not the second one
+        number = next(iter(numbers), -1 if any(is_a(word, "last") for word in pair) else None)
+        whole = self.point(rest) if rest else calendar.whole("year", self._today, 0)
+        half_of_none = UNITS[units[0]] == "half" and all(is_a(word, "unit") for word in rest)  # the last half year
+        if number is None or whole is None or (half_of_none and number < 0):
+            return None
+        return calendar.nth(whole, UNITS[units[0]], number)
+
+
+def _counted(words: Words) -> set[int]:
+    """Where units are counted: the year of "one year" is no filler. But the day of "10日" is one of a month."""
+    places: set[int] = set()
+    for place, (number, unit) in enumerate(pairwise(words)):
+        if not is_a(number, "number") or (of := value_of(unit, "unit")) is None:
+            continue
+        if of != UNITS.index("day") or not is_a(unit, "filler") or value_of(number, "number") == 1:
+            places |= {place, place + 1}
+    return places
+
+
+def _before_unit(core: Words, kind: str) -> bool:
+    """Whether there is such a word, and before the last unit."""
+    kinds = [place for place, word in enumerate(core) if is_a(word, kind)]
+    units = [place for place, word in enumerate(core) if value_of(word, "unit") is not None]
+    return bool(kinds and units) and kinds[0] < units[-1]

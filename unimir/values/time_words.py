@@ -6,6 +6,7 @@ Words come from times.yaml, names of months and weekdays from CLDR (babel). Know
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,15 +16,17 @@ import regex
 from babel import Locale, UnknownLocaleError
 
 from unimir.data.corpora import parse_yaml
+from unimir.values.agreement import language_of
 
 UNITS = ("day", "week", "weekend", "month", "quarter", "half", "year", "decade")
 _KINDS = (
     "last", "this", "next", "ago", "in", "from_now", "since", "until", "before", "after", "between", "to",
     "and", "since_behind", "until_behind", "before_behind", "after_behind", "and_after", "and_before", "early",
-    "mid", "late", "rest_of", "so_far", "within", "last_but_one", "next_but_one", "starting", "filler",
+    "mid", "late", "rest_of", "so_far", "within", "last_but_one", "next_but_one", "last_but_one_behind",
+    "next_but_one_behind", "starting", "roughly", "filler",
 )  # fmt: skip
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1, "before_yesterday": -2, "after_tomorrow": 2}
-_YEARS = {"last_year": -1, "this_year": 0, "next_year": 1}
+_YEARS = {"year_before_last": -2, "last_year": -1, "this_year": 0, "next_year": 1}
 _NUMERIC = (
     r"(?P<y>\d{4})[-/. ](?P<m>\d{1,2})[-/. ](?P<d>\d{1,2})(?!\d)",
     r"(?P<y>(?:19|20)\d\d)(?P<m>\d\d)(?P<d>\d\d)(?!\d)",
@@ -57,16 +60,23 @@ Words = Sequence[Meaning]
 
 
 def cut(phrase: str, lang: str) -> list[Meaning] | None:
-    """What the phrase's words may mean, in order; None if the language or a word is not known."""
-    lexicon = _lexicons().get(lang)
+    """What the phrase's words may mean, in order; None if the language (of a tag of BCP 47) or a word is not known."""
+    lexicon = _lexicons().get(language_of(lang))
     if lexicon is None:
         return None
-    text = regex.sub(r"(?<!\d)\.+$", "", phrase.casefold().strip(" ,;:!?،。"))
-    words = _cut(lexicon.rewritten(text), lexicon)
+    region = next((part for part in lang.upper().replace("_", "-").split("-")[1:] if len(part) == 2), None)
+    month_first = lexicon.month_first and (region is None or region in lexicon.month_first_in)
+    text = regex.sub(r"(?<!\d)\.+$", "", with_digits(phrase).casefold().strip(" ,;:!?،。"))
+    words = _cut(lexicon.rewritten(text), lexicon, month_first)
     either = [
         word for word in words or () if is_a(word, "month") and is_a(word, "weekday")
     ]  # "mar." is both in Spanish
     return None if either else words
+
+
+def with_digits(text: str) -> str:
+    """The text with 0 to 9 for the digits of other scripts, and nothing known for those that Python does not know."""
+    return regex.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0], "\ufffd")), text)
 
 
 def languages() -> tuple[str, ...]:
@@ -89,7 +99,8 @@ class _Lexicon:
     """A language's words, by length, with all that each may mean."""
 
     def __init__(self, lang: str, raw: Mapping[str, Any]) -> None:
-        self.month_first = bool(raw.get("month_first"))
+        self.month_first = "month_first_in" in raw
+        self.month_first_in: Sequence[str] = raw.get("month_first_in", ())
         self.spaced = lang not in ("zh", "ja", "th")
         self.meanings: dict[str, dict[Token, None]] = {}
         for unit in UNITS:
@@ -101,7 +112,7 @@ class _Lexicon:
         for kind, years in _YEARS.items():
             self._add(raw.get(kind, ()), Token("year_offset", years))
         self.numbers: Mapping[str, int] = raw.get("numbers", {})
-        for kind in ("number", "month", "weekday", "ordinal", "feast"):
+        for kind in ("number", "month", "weekday", "ordinal", "feast", "half_year"):
             for word, number in raw.get(f"{kind}s", {}).items():
                 self._add([word], Token(kind, number))
         self._rewrites: Mapping[str, str] = raw.get("rewrites", {})
@@ -133,17 +144,18 @@ class _Lexicon:
                 for number, name in locale.months[context][width].items():
                     self._add([name, name.rstrip(".")], Token("month", int(number)))
                 for number, name in locale.days[context][width].items():
-                    self._add([name, name.rstrip(".")], Token("weekday", int(number)))
+                    if len(name) > 1:  # 日 and 月 are day and month in Japanese, more often than Sunday and Monday
+                        self._add([name, name.rstrip(".")], Token("weekday", int(number)))
 
 
-def _cut(text: str, lexicon: _Lexicon) -> list[Meaning] | None:
+def _cut(text: str, lexicon: _Lexicon, month_first: bool) -> list[Meaning] | None:
     tokens: list[Meaning] = []
     at = 0
     while at < len(text):
         if text[at].isspace() or text[at] in ",./" or _hyphen(text, at, tokens):
             at += 1
             continue
-        numeric = _numeric(text, at, lexicon.month_first)
+        numeric = _numeric(text, at, month_first)
         quarter = _QUARTER.match(text, at)
         if numeric is not None:
             token, at = numeric
@@ -229,6 +241,7 @@ def values_of(words: Words, kind: str) -> list[int]:
 
 def step_of(word: Meaning) -> int | None:
     steps = {"last": -1, "this": 0, "next": 1, "last_but_one": -2, "next_but_one": 2}
+    steps |= {"last_but_one_behind": -2, "next_but_one_behind": 2}
     return next((steps[token.kind] for token in word if token.kind in steps), None)
 
 
@@ -240,5 +253,5 @@ def without_filler(word: Meaning, *, all_of_it: bool) -> Meaning | None:
 
 
 def useful(word: Meaning) -> Meaning:
-    unused = ("filler", "between", "to", "until", "and")
+    unused = ("filler", "roughly", "between", "to", "until", "and")
     return tuple(token for token in word if token.kind not in unused)

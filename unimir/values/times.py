@@ -11,7 +11,7 @@ from datetime import date, datetime
 from unimir.values.calendar_units import Range
 from unimir.values.given import after, context, named_year
 from unimir.values.points import Points
-from unimir.values.time_words import Words, cut, is_a, value_of
+from unimir.values.time_words import UNITS, Words, cut, is_a, value_of, values_of
 
 _SIDES = {  # of an expression: which of its ends the open range begins or ends with
     "since": ("start", None),
@@ -64,6 +64,8 @@ class _Ranges:
             if not is_a(body[place], "to") and not (body is not words and is_a(body[place], "and")):
                 continue
             first, second = body[:place], body[place + 1 :]
+            if _bare(first) and not _days(second) or _bare(second) and not _days(first):
+                continue  # 2 to 3 days ago, 2023-24
             if _shared(first, "early", "mid", "late") or _shared(second, "early", "mid"):
                 continue  # nobody agrees where the end of March begins
             high = self._points.point([*second, *context(second, first)]) or self._points.point(second)
@@ -86,6 +88,12 @@ class _Ranges:
             for kind, (start, end) in _SIDES.items():
                 if not is_a(side, f"{kind}_behind" if behind and not kind.startswith("and_") else kind):
                     continue
+                if is_a(side, "roughly") and any(is_a(word, "unit") for word in rest):
+                    continue  # less than a week ago is not before then
+                if kind == "since" and (begun := self._points.lasting(rest)) is not None:
+                    return Range(begun, None)
+                if all(is_a(word, "filler") or is_a(word, "unit") for word in rest) and not _weekends(rest):
+                    continue  # before a week: which?
                 found = self._points.point(rest)
                 if found is None:
                     continue
@@ -95,6 +103,20 @@ class _Ranges:
                     end = "start"
                 return Range(getattr(found, start) if start else None, getattr(found, end) if end else None)
         return None
+
+
+def _bare(words: Words) -> bool:
+    """Whether they are a number that may count anything."""
+    return all(is_a(word, "number") or is_a(word, "filler") for word in words) and bool(values_of(words, "number"))
+
+
+def _days(words: Words) -> bool:
+    """Whether they are, or have in them, a day of a month by its number."""
+    return _bare(words) or any(is_a(word, kind) for word in words for kind in ("month", "date", "ordinal"))
+
+
+def _weekends(words: Words) -> bool:
+    return UNITS.index("weekend") in values_of(words, "unit")
 
 
 def _shared(words: Words, *shares: str) -> bool:
