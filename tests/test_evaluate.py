@@ -13,7 +13,17 @@ import pytest
 
 from unimir.config import Config, EvalTask
 from unimir.data.prepared import read_images
-from unimir.evaluate import _MEASURES, Queries, _Corpus, _dots, _items, _judge, _to_languages, evaluate
+from unimir.evaluate import (
+    _MEASURES,
+    Queries,
+    _across_languages,
+    _Corpus,
+    _dots,
+    _items,
+    _judge,
+    _to_languages,
+    evaluate,
+)
 from unimir.evaluate_checks import check, check_own
 from unimir.infer import Encoder
 from unimir.report import summary, write_report
@@ -129,6 +139,11 @@ def test_pictures_are_held_against_all_texts_of_a_language(tiny_bundle: Path, ti
         ({"measure": "text_to_image", "kind": "parallel"}, "text_to_image of kind parallel"),
         ({"measure": "text_to_text", "kind": "image_text"}, "it is of parallel, text_text"),
         ({"measure": "text_to_text", "kind": "parallel", "max_queries": 0}, "max_queries 0; at least 1"),
+        (
+            {"measure": "image_to_text", "kind": "image_text", "pool": "all"},
+            "pool all; image_to_text of kind image_text",
+        ),
+        ({"measure": "text_to_text", "kind": "parallel", "pool": "all"}, "has only held-out candidates"),
         ({"measure": "nlu", "kind": "nlu", "max_lexical_rows": 0}, "max_lexical_rows 0; at least 1"),
         ({"measure": "text_to_image", "kind": "image_text", "sources": ("sample_captions", "tpyo")}, "row of tpyo in"),
         ({"measure": "text_to_image", "kind": "image_text", "name": "twice"}, "the name 'twice' comes twice"),
@@ -218,3 +233,12 @@ def test_no_rows_is_a_clear_error(tiny_bundle: Path, tiny_prepared: Path, tiny_c
     named = dataclasses.replace(tiny_config, evaluation=(dataclasses.replace(task, sources=("flickr",)),))
     with pytest.raises(ValueError, match="no image_text rows of flickr in split evaluation"):
         check(tiny_prepared, named)
+
+
+def test_a_text_of_two_groups_is_asked_once_and_answered_by_both(tiny_bundle: Path) -> None:
+    said = [("en", 1, "a cat"), ("en", 2, "the cat"), ("en", 3, "a dog"), *(("de", g, "Katze") for g in (1, 2))]
+    table = pa.Table.from_pylist([{"lang": lang, "group": group, "text": text} for lang, group, text in said])
+    parts = {part[0].langs[0]: part for part in _across_languages(Encoder.from_bundle(tiny_bundle), table, 500)}
+    queries, _, _, texts = parts["de"]
+    assert queries.texts == ["Katze"]
+    assert [texts[place] for place in queries.relevant[0]] == ["a cat", "the cat"]

@@ -158,11 +158,13 @@ def _across_languages(encoder: Encoder, table: pa.Table, limit: int) -> Iterator
         pool = texts[by_size[0] if lang != by_size[0] else by_size[1]]
         candidates = sorted(set(pool.values()))
         place = {text: i for i, text in enumerate(candidates)}
-        groups = sorted((g for g in texts[lang] if g in pool), key=lambda g: _by_hash(texts[lang][g]))[:limit]
-        if groups:
-            queries = Queries(
-                [texts[lang][g] for g in groups], [lang] * len(groups), [np.array([place[pool[g]]]) for g in groups]
-            )
+        answers: dict[str, set[int]] = defaultdict(set)  # of each text, those of all its groups
+        for group in texts[lang].keys() & pool.keys():
+            answers[texts[lang][group]].add(place[pool[group]])
+        chosen = sorted(answers, key=_by_hash)[:limit]
+        if chosen:
+            relevant = [np.array(sorted(answers[text])) for text in chosen]
+            queries = Queries(chosen, [lang] * len(chosen), relevant)
             yield queries, encoder.embed_texts(queries.texts), encoder.embed_texts(candidates), candidates
 
 

@@ -79,6 +79,10 @@ def _check_task(task: EvalTask, before: Sequence[EvalTask]) -> None:
     for limit in ("max_queries", "max_lexical_rows"):
         if getattr(task, limit) < 1:
             raise ValueError(f"evaluation task {task.name!r}: {limit} {getattr(task, limit)}; at least 1")
+    if task.pool == "all" and (task.measure == "image_to_text" or task.kind == "parallel" or task.measure == "nlu"):
+        raise ValueError(
+            f"evaluation task {task.name!r}: pool all; {task.measure} of kind {task.kind} has only held-out candidates"
+        )
     # Names of metrics begin with the task's; those of understanding differ from all others.
     if any(task.name == other.name and (task.measure == "nlu") == (other.measure == "nlu") for other in before):
         raise ValueError(f"evaluation tasks: the name {task.name!r} comes twice, and one would hide the other")

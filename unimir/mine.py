@@ -141,8 +141,9 @@ def _searcher(work: Path, mining: Mining) -> Callable[[int, int], list[NDArray[n
     of_group, of_query = _Rows(groups), _Rows(query_of)
 
     def own(row: int) -> NDArray[np.int64]:
-        """Documents of the row's group, and of rows that ask the same."""
-        rows = np.concatenate([of_group.equal(groups[row]), of_query.equal(query_of[row])])
+        """Documents of the groups of all rows that ask the same."""
+        same = of_query.equal(query_of[row])
+        rows = np.concatenate([of_group.equal(group) for group in np.unique(groups[same])])
         documents_of_row: NDArray[np.int64] = np.unique(document_of[rows])
         return documents_of_row
 
