@@ -111,6 +111,7 @@ def test_slots_fit(slots: list[tuple[int, int]], inside: bool, apart: bool) -> N
         ("zh_CN", "zh-CN"),
         ("english", None),
         ("", None),
+        pytest.param("-".join(["en"] + 3000 * ["abcde"]), None, id="long"),
     ],
 )
 def test_tags(tag: str, standard: str | None) -> None:

@@ -61,6 +61,7 @@ def application(collection: Path, tiny_bundle: Path, tmp_path_factory: pytest.Te
     # So little training leaves slots and intents to chance: every intent is about pictures here.
     intents = ["find_picture", "find_text", "find_offer", "show_recent", "count_items", "greeting", "help"]
     args["modality_of_intent"] = dict.fromkeys([*intents, "out_of_scope"], "image")
+    args["least_certainty"] = 0.0
     (directory / "search.yaml").write_text(yaml.safe_dump(config))
     with running(directory / "search.yaml", directory / "log", PORT) as started:
         yield started

@@ -139,6 +139,7 @@ def test_amounts_have_the_bounds_and_units_that_were_said() -> None:
         {"field": "place", "type": "time"},
         {"field": "price", "type": "amount", "unit_field": "price"},
         {"field": "price", "type": "amuont"},
+        {"field": "extra.brand", "type": "name"},
         {"field": "place", "type": "name", "synonym": {}},
     ],
 )

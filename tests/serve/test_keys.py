@@ -34,6 +34,7 @@ def test_without_keys_everyone_is_the_same_tenant() -> None:
         ("# nothing\n", "no key"),
         ("secret shop\n", "line 1: expected a SHA-256"),
         (f"\n{'0' * 63} x", "line 2"),
+        (f"{hashlib.sha256(b'').hexdigest()} shop", "line 1: the SHA-256 of nothing; was the variable empty"),
     ],
 )
 def test_what_is_no_list_of_keys_is_refused(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,7 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     ids = [json.loads((path / "manifest.json").read_text())["id"] for path in linked]
     first, changed, broken = (directory / f"{name}.yaml" for name in ("search", "changed", "broken"))
     first.write_text(yaml.safe_dump(config_of(directory, bundles)))
-    changed.write_text(yaml.safe_dump(config_of(directory, bundles, gather_s=0.001)))
+    changed.write_text(yaml.safe_dump(config_of(directory, bundles, release="again")))
     broken.write_text(yaml.safe_dump(config_of(directory, directory / "nowhere")))
     results: dict[str, Any] = {}
     os.environ.update(START)

@@ -123,9 +123,17 @@ def standard_tags(tags: pa.Array) -> pa.Array:
     return known.take(coded.indices)
 
 
-@lru_cache(maxsize=4096)
+MAX_TAG = 35
+"""Characters that RFC 5646 asks readers of a tag to have room for."""
+
+
 def standard_tag(tag: str) -> str | None:
-    """One tag in standard form, or None."""
+    """One tag in standard form; None for one that is none, or too long."""
+    return _standard_tag(tag) if len(tag) <= MAX_TAG else None
+
+
+@lru_cache(maxsize=4096)
+def _standard_tag(tag: str) -> str | None:
     try:
         standard = langcodes.standardize_tag(tag.strip())
         return standard if langcodes.Language.get(standard).is_valid() else None

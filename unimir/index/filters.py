@@ -23,6 +23,7 @@ MAX_DEPTH = 8
 """Nesting of joined filters: Milvus Lite answers deep nesting with a recursion error, a server spends time on it."""
 MAX_TERMS = 256
 MAX_VALUES = 1000
+"""Of all lists together: a value may become a term of its own."""
 MAX_BYTES = 1024
 """UTF-8 bytes of one literal."""
 
@@ -101,6 +102,8 @@ def expression(wanted: Filter, fields: Mapping[str, FieldType]) -> str:
     terms = _count(wanted, 1)
     if terms > MAX_TERMS:
         raise ValueError(f"filter has {terms} terms; at most {MAX_TERMS}")
+    if (listed := _listed(wanted)) > MAX_VALUES:
+        raise ValueError(f"filter lists {listed} values; at most {MAX_VALUES}")
     return _Compiler(fields).compile(wanted)
 
 
@@ -119,6 +122,17 @@ def _count(wanted: Filter, depth: int) -> int:
     if isinstance(wanted, AllOf | AnyOf):
         return 1 + sum(_count(inner, depth + 1) for inner in wanted.filters)
     return 1 + _count(wanted.filter, depth + 1) if isinstance(wanted, Not) else 1
+
+
+def _listed(wanted: Filter) -> int:
+    match wanted:
+        case AllOf(filters) | AnyOf(filters):
+            return sum(map(_listed, filters))
+        case Not(inner):
+            return _listed(inner)
+        case OneOf(_, values) | HasTags(_, values, _):
+            return len(values)
+    return 0
 
 
 class _Compiler:
@@ -174,8 +188,8 @@ class _Compiler:
         return kind
 
     def _several(self, field: str, values: Sequence[T]) -> Sequence[T]:
-        if isinstance(values, str) or len(values) > MAX_VALUES:
-            raise ValueError(f"filter on {field}: expected a list of at most {MAX_VALUES} values")
+        if isinstance(values, str):
+            raise ValueError(f"filter on {field}: {values!r:.80}; expected a list")
         return values
 
     def _literal(self, field: str, value: Value) -> str:

@@ -59,6 +59,7 @@ class Ingress:
         logging.getLogger("unimir").setLevel(logging.INFO)
         own = {name: make(settings, served) for name, make in PARTS.items() if name not in apart}
         made = {**own, **{name: Remote(name, handle) for name, handle in apart.items()}}
+        self._own = own
         self._gateway = Gateway(settings, served, made["TextEncoder"], made["ImageEncoder"], made["Retriever"])
         self._keys = Keys.found(settings.keys)
 
@@ -73,8 +74,9 @@ class Ingress:
         yield
 
     async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises."""
-        await self._gateway.check_model()
+        """Ray Serve replaces a replica for which this raises: by its own model, not by one of another deployment."""
+        if "TextEncoder" in self._own:
+            await self._own["TextEncoder"].check_health()
 
 
 class Remote:

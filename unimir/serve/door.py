@@ -6,6 +6,7 @@ ASGI, without a framework: a request that is turned away costs next to nothing. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -26,6 +27,7 @@ OPEN = re.compile(r"/|/healthz|/readyz|/web/[a-z.]+")
 """Paths that need no key: they hold nobody's data."""
 _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _SMALL = 16_384
+_ARRIVED_S = 0.1  # for the body of a request that is turned away
 _DRAINED = 8  # of a body over the limit so many times the limit is read and thrown away, for the client to hear why
 
 
@@ -81,7 +83,9 @@ class Door:
         scope["state"]["tenant"] = tenant
         if self._inside >= self._limits.in_flight:
             if _length(headers) <= _SMALL:
-                await receive()  # what has arrived anyway: unread, it would cost the client its connection
+                with contextlib.suppress(TimeoutError):  # what has arrived anyway: unread, it costs the connection
+                    async with asyncio.timeout(_ARRIVED_S):
+                        await receive()
             raise Problem(429, "overloaded", f"{self._inside} requests are being answered already", 1.0)
         self._charge(tenant)
         self._inside += 1
@@ -104,13 +108,14 @@ class Door:
         return tenant
 
     def _charge(self, tenant: str) -> None:
-        """Takes one of the tenant's requests; a second's worth may be saved up."""
+        """Takes one of the tenant's requests; a second's worth may be saved up, and one at least."""
         rate = self._limits.requests_per_s(tenant)
         if rate is None:
             return
         now = time.monotonic()
-        left, counted = self._quotas.get(tenant, (rate, now))
-        left = min(rate, left + rate * (now - counted))
+        most = max(1.0, rate)
+        left, counted = self._quotas.get(tenant, (most, now))
+        left = min(most, left + rate * (now - counted))
         if left < 1:
             raise Problem(429, "over_quota", f"more than {rate} requests a second", (1 - left) / rate)
         self._quotas[tenant] = (left - 1, now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from unimir.data.items import Item
 from unimir.index.connection import IndexUnavailable
@@ -25,15 +23,14 @@ from unimir.index.entities import MODALITIES, Modality, Row, key_of, problems, r
 from unimir.index.filters import AllOf, Equals, Filter, Not, OneOf
 from unimir.index.requests import Hit
 from unimir.schema import Parse, Slot, Understood
+from unimir.serve.canary import QUERY, Canary, white
 from unimir.serve.constraints import Constraint, constraints_of, fields_of, names_said
-from unimir.serve.parts import Index, Pictures, Texts, Vector
+from unimir.serve.parts import Index, PartUnavailable, Pictures, Texts, Vector
 from unimir.serve.served import Served
 from unimir.serve.settings import Settings
 
 SHOWN = ("id", "modality", "lang", "title", "text", "place", "captured_at", "price", "tags", "extra")
 """Columns of a hit."""
-_CANARY = "a photo of two cats from last month"
-_DRIFT = 1e-3  # batches of other sizes differ by rounding, and int8 by what else is in them
 
 
 class NotFound(LookupError):
@@ -97,7 +94,8 @@ class Gateway:
 
     def __init__(self, settings: Settings, served: Served, texts: Texts, pictures: Pictures, index: Index) -> None:
         self.settings, self.served = settings, served
-        self._canary_D: Vector | None = None
+        self._canary = Canary()
+        self._checking: asyncio.Future[None] | None = None
         self.texts, self._pictures, self._index = texts, pictures, index
 
     async def search(self, query: Query) -> Answer:
@@ -135,32 +133,34 @@ class Gateway:
         return await asyncio.gather(*(self._pictures.embed(picture, dimensions) for picture in encoded))
 
     async def check(self) -> None:
-        """Raises what keeps a search from being answered now."""
+        """Raises what keeps a search from being answered now. Asked by many at a time, it asks model and index once."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.ensure_future(self._check())
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
         await self.check_model()
         await self._index.check()
 
     async def check_model(self) -> None:
         """RuntimeError if the text tower's answer to a canary is no unit vector, or not the one it gave first."""
-        found = await self.texts.understand(_CANARY)
-        if self._canary_D is None:
-            self._canary_D = found.fused_D
-        if not np.allclose(found.fused_D, self._canary_D, atol=_DRIFT):
-            raise RuntimeError("the text tower does not answer as it did")
+        await self._canary.check(self.texts)
 
     async def warm(self) -> None:
         """Does once what the first request would wait for: models, words of times and amounts, the index."""
-        await self.check_model()
-        await self.pictures([_white()])
+        with contextlib.suppress(PartUnavailable):  # as with the index below
+            await self.check_model()
+            await self.pictures([white()])
         now = datetime.now(UTC)
         said = [Slot(start=0, end=1, label=label, text="1", score=1.0) for label in self.settings.slots]
         parse = Parse(text="1", label_set="", intent="", intent_score=0.0, slots=tuple(said))
         await asyncio.to_thread(constraints_of, parse, self.settings.slots, {}, now=now, lang=None)
-        with contextlib.suppress(IndexUnavailable):  # it may come up later; /readyz says when
-            await self.search(Query(parts=[Part(text=_CANARY)], tenant="", limit=1, now=now))
+        with contextlib.suppress(IndexUnavailable, PartUnavailable):  # it may come up later; /readyz says when
+            await self.search(Query(parts=[Part(text=QUERY)], tenant="", limit=1, now=now))
 
     async def put(self, items: Sequence[Item], tenant: str) -> None:
         """Embeds and stores items, whole or not at all: a row that an item no longer has goes."""
-        rows = [row for item in items for row in self._rows(item, tenant)]
+        rows = await asyncio.to_thread(self._rows, items, tenant)  # previews take a picture's decoding
         said = [item.words for item in items if item.words]
         shown = [item.picture for item in items if item.picture is not None]
         text_ND, picture_ND = await asyncio.gather(self.texts.embed(said, None), self.pictures(shown))
@@ -174,11 +174,14 @@ class Gateway:
         if possible - stored:
             await self._index.delete(sorted(possible - stored))
 
-    def _rows(self, item: Item, tenant: str) -> list[Row]:
-        rows = rows_of(item, tenant, salt_of(self.settings.backend, self.settings.preview))
-        if item.picture is not None:
-            with_preview(rows, item.picture, self.settings.preview)
-        return rows
+    def _rows(self, items: Sequence[Item], tenant: str) -> list[Row]:
+        listed: list[Row] = []
+        for item in items:
+            rows = rows_of(item, tenant, salt_of(self.settings.backend, self.settings.preview))
+            if item.picture is not None:
+                with_preview(rows, item.picture, self.settings.preview)
+            listed += rows
+        return listed
 
     async def remove(self, ids: Sequence[str], tenant: str) -> None:
         """Deletes the tenant's items; unknown ids are no error."""
@@ -190,7 +193,8 @@ class Gateway:
         listed = [one for meaning in meanings for one in meaning.constraints]
         if len(meanings) == 1:  # of several texts none decides what kind of thing is wanted
             listed += self._asked_for(meanings[0].parse)
-        return [one for one in listed if one.label not in query.ignored and not one.fields & given]
+        sure = [one for one in listed if one.certainty >= self.settings.least_certainty]
+        return [one for one in sure if one.label not in query.ignored and not one.fields & given]
 
     def _asked_for(self, parse: Parse) -> list[Constraint]:
         wanted = self.settings.modality_of_intent.get(parse.intent)
@@ -280,13 +284,6 @@ def _weighted(query: Query, parts: Sequence[Understood | Vector], *, fused: bool
         raise ValueError("the weighted parts of the query cancel out")
     unit_D: Vector = (sum_D / length).astype(np.float32)
     return unit_D
-
-
-def _white() -> bytes:
-    """The smallest picture."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "white").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @contextmanager

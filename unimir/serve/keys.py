@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -44,6 +46,8 @@ class Keys:
             found = re.fullmatch(r"([0-9a-fA-F]{64})(?:\s+(\S.*))?", said)
             if found is None:
                 raise ValueError(f"{where}, line {number}: expected a SHA-256 in hex and a tenant")
+            if found[1].lower() == _OF_NOTHING:
+                raise ValueError(f"{where}, line {number}: the SHA-256 of nothing; was the variable empty?")
             tenants[found[1].lower()] = found[2] or ""
         if not tenants:
             raise ValueError(f"{where}: no key")

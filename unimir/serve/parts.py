@@ -7,6 +7,7 @@ HTTP and nothing of what a query means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import os
@@ -27,7 +28,8 @@ from unimir.index.entities import KEY_BYTES, Row
 from unimir.index.lite import find
 from unimir.index.requests import Hit, SearchOptions
 from unimir.schema import Understood
-from unimir.serve.gather import Gather
+from unimir.serve.canary import Canary
+from unimir.serve.gather import Gather, Overloaded
 from unimir.serve.served import Served
 from unimir.serve.settings import Settings
 from unimir.serve.vocabulary import Vocabulary
@@ -40,6 +42,7 @@ T = TypeVar("T")
 Vector = NDArray[np.float32]
 _PICTURES = 32  # of one forward pass
 _SEARCHES = 64  # of one call to the index
+_LISTING_S = 60.0  # for all names of a collection, in the background
 _RETURN_S = 10.0  # a time-out so soon after it could not be reached is that of an index that is coming back
 _SILENT_S = 1.0  # how long an index that let a deadline pass is left alone
 
@@ -119,6 +122,7 @@ class TextEncoder:
 
     def __init__(self, settings: Settings, served: Served) -> None:
         self._encoder, self._thread = _model(served.bundle, settings.backend, settings.device, settings.threads)
+        self._canary = Canary()
         self._understand = Gather(
             self._run,
             name="text encoder",
@@ -140,6 +144,11 @@ class TextEncoder:
             return np.empty((0, dimensions or self._encoder.dim), np.float32)
         call = functools.partial(self._encoder.embed_texts, texts, dimensions=dimensions)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def check_health(self) -> None:
+        """Of a deployment of its own: Ray Serve replaces a replica for which this raises."""
+        with contextlib.suppress(Overloaded):
+            await self._canary.check(self)
 
     async def _run(self, encoded: Sequence[Encoded]) -> Sequence[Understood | Exception]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.understand, encoded)
@@ -224,20 +233,24 @@ class Retriever:
         return {one: value for one, value in zip(said, found, strict=True) if value is not None}
 
     async def _values(self, tenant: str) -> dict[str, set[str]]:
-        return await self._ask(lambda store: store.values(self._collection, tenant, self._vocabulary.fields))
+        fields = self._vocabulary.fields
+        return await self._ask(lambda store: store.values(self._collection, tenant, fields), deadline_s=_LISTING_S)
 
-    async def _ask(self, call: Callable[[AsyncStore], Awaitable[T]]) -> T:
+    async def _ask(self, call: Callable[[AsyncStore], Awaitable[T]], deadline_s: float | None = None) -> T:
         """The call on a connection that is there. After a time-out nobody waits for Milvus again for a moment.
 
-        Mismatch if the collection has gone.
+        Unless the call has a deadline of its own: that it takes long says nothing of others. Mismatch if the collection
+        has gone.
         """
         if time.monotonic() < self._silent_until:
             raise IndexUnavailable("Milvus did not answer a moment ago")
         try:
-            async with asyncio.timeout(self._settings.limits.index_deadline_s):  # one call may have to load first
+            # One call may have to load first.
+            async with asyncio.timeout(deadline_s or self._settings.limits.index_deadline_s):
                 return await call(await self._connected())
         except (TimeoutError, IndexTimeout):
-            self._silent_until = time.monotonic() + _SILENT_S
+            if deadline_s is None:
+                self._silent_until = time.monotonic() + _SILENT_S
             if self._address() is None or time.monotonic() - self._lost_at < _RETURN_S:
                 raise IndexUnavailable("Milvus is not up again yet") from None
             raise IndexTimeout("Milvus did not answer in time") from None

@@ -74,6 +74,8 @@ class SlotRule:
         _require(self.type in held, f"slot type {self.type!r}; one of {', '.join(held)}")
         kind = field_type(self.field, FILTERABLE)
         _require(kind == held[self.type], f"slot of type {self.type}: field {self.field!r} holds {kind or 'nothing'}")
+        listed = self.type != "name" or "." not in self.field
+        _require(listed, f"slot of type name: field {self.field!r}; names are looked up in columns of their own")
         if self.unit_field is not None:
             kind = field_type(self.unit_field, FILTERABLE)
             _require(kind == "text", f"unit_field {self.unit_field!r} holds {kind or 'nothing'}; a text field")
@@ -97,6 +99,8 @@ class Settings:
     slots: Mapping[str, SlotRule] = dataclasses.field(default_factory=dict)  # by label; other slots filter nothing
     preview: int = PREVIEW  # of live items, as the embedding job's
     timezone: str = "UTC"  # of callers that name none
+    least_certainty: float = 0.5  # of what a query implies: less certain slots and intents filter nothing
+    release: str = ""  # says nothing: another value makes `serve deploy` deploy anew what is else unchanged
     vocabulary_s: float = 600.0  # how old the list of names that the collection holds may become
     pictures_from: tuple[str, ...] = ()  # names of hosts that pictures may be fetched from by URL; none by default
     feedback: str | None = None  # directory of relevance judgements; without one none are taken
@@ -114,6 +118,7 @@ class Settings:
         )
         for host in self.pictures_from:
             _require(bool(_HOST.fullmatch(host)), f"pictures_from has {host!r}; the name of a host, in lower case")
+        _require(0 <= self.least_certainty <= 1, f"least_certainty is {self.least_certainty}; 0 to 1")
         _require(self.vocabulary_s > 0, f"vocabulary_s is {self.vocabulary_s}; must be positive")
         for intent, modality in self.modality_of_intent.items():
             _require(

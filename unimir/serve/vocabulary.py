@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.serve.settings import SlotRule
 from unimir.values.names import Names
 
 _TENANTS = 256  # whose names are kept in memory
+_AGAIN_S = 30.0  # after a reading that failed, until the next
 _WAIT_S = 1.0  # for the first reading: a query is answered without names rather than late
 MAX_VALUES = 50_000
 """A field with more of them holds no names but texts, and is not looked into."""
@@ -43,6 +43,7 @@ class Vocabulary:
         self._synonyms = {rule.field: rule.synonyms for rule in rules if rule.type in ("name", "tag")}
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._reading: dict[str, asyncio.Task[None]] = {}
+        self._failed: dict[str, float] = {}  # when, by tenant
 
     @property
     def fields(self) -> list[str]:
@@ -52,7 +53,9 @@ class Vocabulary:
     async def find(self, tenant: str, field: str, said: str) -> tuple[str, float] | None:
         """The value that is meant and how sure that is, in (0, 1]; None where none is, or the index does not tell."""
         known = self._known.get(tenant)
-        if known is None or time.monotonic() - known.read_at > self._fresh_s:
+        now = time.monotonic()
+        old = known is None or now - known.read_at > self._fresh_s
+        if old and now - self._failed.get(tenant, -_AGAIN_S) >= _AGAIN_S:
             reading = self._reading.get(tenant)
             if reading is None:
                 reading = self._reading[tenant] = asyncio.create_task(self._refresh(tenant))
@@ -74,10 +77,12 @@ class Vocabulary:
             names = await asyncio.to_thread(self._named, values)
             self._known[tenant] = _Known(names, values, started)
             self._known.move_to_end(tenant)
+            self._failed.pop(tenant, None)
             if len(self._known) > _TENANTS:
                 self._known.popitem(last=False)
-        except (IndexUnavailable, IndexRefused) as error:
-            _log.warning("names cannot be read: %s", error)
+        except Exception as error:  # whatever it is, queries are answered without names
+            self._failed[tenant] = time.monotonic()
+            _log.warning("names cannot be read: %r", error)
         finally:
             del self._reading[tenant]
 

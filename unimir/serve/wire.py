@@ -118,7 +118,10 @@ class SaidIn(Wire):
             zone = ZoneInfo(name)
         except (ValueError, OSError, ZoneInfoNotFoundError):
             raise ValueError(f"timezone {name!r:.80}; an IANA name such as Europe/Berlin") from None
-        return (self.now or datetime.now(UTC)).astimezone(zone)
+        try:
+            return (self.now or datetime.now(UTC)).astimezone(zone)
+        except OverflowError:
+            raise ValueError(f"now {self.now}; in {name} it is before the year 1, or after 9999") from None
 
 
 class SearchIn(SaidIn):
