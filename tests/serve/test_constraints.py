@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from unimir.data.sample import REFERENCE_DATE, generate, lexicon
-from unimir.index.filters import AllOf, Between, Equals, Filter
+from unimir.index.filters import AllOf, Between, Equals, Filter, OneOf
 from unimir.plain import from_dict
 from unimir.schema import Parse, Slot
 from unimir.serve.constraints import constraints_of, fields_of, names_said
@@ -46,8 +46,8 @@ def meant(filters: dict[str, Any]) -> dict[str, Any]:
 
 def said(wanted: Filter) -> Any:
     match wanted:
-        case Equals():
-            return wanted.value
+        case OneOf(_, [value]):
+            return value
         case Between("captured_at", low, high):
             return (low, high)
         case AllOf([Between("price", low, high), Equals(_, unit)]):

@@ -105,8 +105,9 @@ class SearchRequest:
         self, index: IndexConfig, queries_QD: NDArray[np.float32], keywords: bool, **options: Unpack[SearchOptions]
     ) -> None:
         limit, offset = options["limit"], options.get("offset", 0)
-        if not 0 < limit <= MAX_LIMIT or offset < 0 or offset + limit > MAX_WINDOW:
-            raise ValueError(f"limit {limit}, offset {offset}; limit 1..{MAX_LIMIT}, together at most {MAX_WINDOW}")
+        most = MAX_WINDOW // (len(MODALITIES) if options.get("by_item") else 1)  # an item may have a row of each
+        if not 0 < limit <= MAX_LIMIT or offset < 0 or offset + limit > most:
+            raise ValueError(f"limit {limit}, offset {offset}; limit 1..{MAX_LIMIT}, together at most {most}")
         if not np.isfinite(queries_QD).all():
             raise ValueError("a query vector is not finite")
         words = options.get("words") if keywords else None
@@ -120,7 +121,7 @@ class SearchRequest:
             most, skipped = limit, offset
         else:
             # An item has at most one row per modality, so so many rows always hold the best items asked for.
-            most, skipped = min(MAX_WINDOW, (offset + limit) * (len(MODALITIES) if self._by_item else 1)), 0
+            most, skipped = (offset + limit) * (len(MODALITIES) if self._by_item else 1), 0
         self._window = slice(offset - skipped, offset - skipped + limit)
         params = index.search_params
         if "ef" in params:

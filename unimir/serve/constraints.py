@@ -19,8 +19,8 @@ from unimir.values.amounts import Amount, read_amount
 from unimir.values.calendar_units import Range
 from unimir.values.times import resolve
 
-Found = Mapping[tuple[str, str], tuple[str, float]]
-"""Values of the collection and how sure they are meant, by field and by what was said."""
+Found = Mapping[tuple[str, str], tuple[Sequence[str], float]]
+"""Values of the collection (one, in its spellings) and how sure they are meant, by field and by what was said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +95,9 @@ def _constraint(slot: Slot, rule: SlotRule, found: Found, now: datetime, lang: s
         case "name" | "tag":
             if (rule.field, slot.text) not in found:
                 return None
-            name, sure = found[rule.field, slot.text]
-            wanted = Equals(rule.field, name) if rule.type == "name" else HasTags(rule.field, [name])
-            value = {"equals": name}
+            names, sure = found[rule.field, slot.text]
+            wanted = OneOf(rule.field, names) if rule.type == "name" else HasTags(rule.field, names)
+            value = {"equals": ", ".join(names)}
     certainty = slot.score * sure
     return Constraint(
         label=slot.label, text=slot.text, field=rule.field, wanted=wanted, certainty=certainty, value=value
@@ -127,7 +127,7 @@ def _joined(listed: Sequence[Constraint]) -> list[Constraint]:
     rest: list[Constraint] = []
     for one in listed:
         other = joined.get(one.field)
-        if not isinstance(one.wanted, Equals | HasTags):
+        if not isinstance(one.wanted, OneOf | HasTags):
             rest.append(one)
         elif other is None:
             joined[one.field] = one

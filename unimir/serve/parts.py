@@ -29,6 +29,7 @@ from unimir.index.lite import find
 from unimir.index.requests import Hit, SearchOptions
 from unimir.schema import Understood
 from unimir.serve.canary import Canary
+from unimir.serve.constraints import Found
 from unimir.serve.gather import Gather, Overloaded
 from unimir.serve.served import Served
 from unimir.serve.settings import Settings
@@ -82,8 +83,8 @@ class Index(Protocol):
     async def check(self) -> None:
         """Raises what keeps a search from being answered now."""
 
-    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
-        """Of fields and words those that name a value of the tenant's rows, with the value and how sure it is."""
+    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> Found:
+        """Of fields and words those that name a value of the tenant's rows, with its spellings and how sure it is."""
 
 
 class PartUnavailable(RuntimeError):
@@ -227,7 +228,7 @@ class Retriever:
         """As in Index."""
         await self._ask(lambda store: store.get(self._collection, ["0" * KEY_BYTES], ["id"]))
 
-    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, float]]:
+    async def named(self, tenant: str, said: Sequence[tuple[str, str]]) -> Found:
         """As in Index."""
         found = await asyncio.gather(*(self._vocabulary.find(tenant, field, words) for field, words in said))
         return {one: value for one, value in zip(said, found, strict=True) if value is not None}

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unimir.serve.settings import SlotRule
@@ -50,8 +50,8 @@ class Vocabulary:
         """Fields that names are looked up in."""
         return list(self._synonyms)
 
-    async def find(self, tenant: str, field: str, said: str) -> tuple[str, float] | None:
-        """The value that is meant and how sure that is, in (0, 1]; None where none is, or the index does not tell."""
+    async def find(self, tenant: str, field: str, said: str) -> tuple[Sequence[str], float] | None:
+        """As `Names.find`; None also where the index does not tell."""
         known = self._known.get(tenant)
         now = time.monotonic()
         old = known is None or now - known.read_at > self._fresh_s

@@ -29,34 +29,30 @@ class Names:
     """Looks values up by their names."""
 
     def __init__(self, values: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> None:
-        own: dict[str, str] = {}
-        self._spellings = set(values)
-        for value in sorted(self._spellings, reverse=True):  # of several spellings the first, which has capitals
+        spelt: dict[str, list[str]] = {}  # "Berlin" and "BERLIN" are one
+        for value in sorted(set(values)):
             if name := plain(value):
-                own[name] = value
-        known: dict[str, set[str]] = {name: {value} for name, value in own.items()}
+                spelt.setdefault(name, []).append(value)
+        known: dict[str, set[str]] = {name: {name} for name in spelt}
         for value, others in synonyms.items():
-            if value in own.values():
-                for other in others:
-                    known.setdefault(plain(other), set()).add(value)
+            for other in others if plain(value) in spelt else ():
+                known.setdefault(plain(other), set()).add(plain(value))
         for names in _cldr():
-            for value in {own[name] for name in names if name in own}:
-                for name in names - own.keys():
-                    known.setdefault(name, set()).add(value)
+            for own in names & spelt.keys():
+                for name in names - spelt.keys():
+                    known.setdefault(name, set()).add(own)
         self._known = {name: next(iter(found)) for name, found in known.items() if len(found) == 1}
-        self._listed = list(self._known)
+        self._listed, self._spelt = list(self._known), spelt
 
-    def find(self, said: str) -> tuple[str, float] | None:
-        """The value that is meant and how sure that is, in (0, 1]; None if none is, or several may be.
+    def find(self, said: str) -> tuple[Sequence[str], float] | None:
+        """The value that is meant, in all its spellings, and how sure that is, in (0, 1].
 
-        None also for a name that is more like that of a place which the collection does not hold: Austria is no
-        misspelt Australia.
+        None if none is meant, or several may be; and for a name that is more like that of a place which the collection
+        does not hold: Austria is no misspelt Australia.
         """
-        if said in self._spellings:
-            return said, 1.0
         name = plain(said)
         if name in self._known:
-            return self._known[name], 1.0
+            return self._spelt[self._known[name]], 1.0
         if len(name) < 3:
             return None
         near = process.extract(name, self._listed, scorer=fuzz.ratio, score_cutoff=MIN_RATIO - _MARGIN, limit=8)
@@ -74,7 +70,7 @@ class Names:
         places = [place for length, named in _places().items() if least <= length <= most for place in named]
         place = process.extractOne(name, places, scorer=fuzz.ratio, score_cutoff=best)
         elsewhere = place is not None and place[1] > best and self._known.get(place[0]) != value
-        return None if elsewhere else (value, best / 100)
+        return None if elsewhere else (self._spelt[value], best / 100)
 
 
 def plain(name: str) -> str:
