@@ -140,19 +140,20 @@ def _searcher(work: Path, mining: Mining) -> Callable[[int, int], list[NDArray[n
     query_of, document_of, row_of = load("query_of"), load("document_of"), load("row_of")
     of_group, of_query = _Rows(groups), _Rows(query_of)
 
-    def own(row: int) -> NDArray[np.int64]:
-        """Documents of the groups of all rows that ask the same."""
-        same = of_query.equal(query_of[row])
+    @functools.lru_cache(maxsize=1024)
+    def own(query: int) -> NDArray[np.int64]:
+        """Documents of the groups of all rows that ask this."""
+        same = of_query.equal(query)
         rows = np.concatenate([of_group.equal(group) for group in np.unique(groups[same])])
-        documents_of_row: NDArray[np.int64] = np.unique(document_of[rows])
-        return documents_of_row
+        answers: NDArray[np.int64] = np.unique(document_of[rows])
+        return answers
 
     @torch.inference_mode()
     def search(start: int, stop: int) -> list[NDArray[np.int32]]:
         rows = np.arange(start, min(stop, len(query_of)))
         texts_QD = torch.from_numpy(queries[query_of[rows]])
         limit_Q = mining.limit((texts_QD * torch.from_numpy(documents[document_of[rows]])).sum(1))
-        owned = [own(row) for row in rows.tolist()]
+        owned = [own(query) for query in query_of[rows].tolist()]
         mine = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(each) for each in owned]))
         theirs = torch.from_numpy(np.concatenate(owned))
         best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)

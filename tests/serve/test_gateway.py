@@ -40,11 +40,14 @@ def test_check_health_raises_when_the_canary_is_another(encoder: TextEncoder, da
     async def run() -> None:
         await gateway.check_model()
         await gateway.check_model()
+        await encoder.check_health()
         with torch.no_grad():
             weight = encoder._encoder.bundle.model.text.projection.weight
             weight.copy_(damage * weight.flip(0))  # dimensions the other way round
         with pytest.raises(RuntimeError, match="does not answer as it did"):
             await gateway.check_model()
+        with pytest.raises(RuntimeError, match="does not answer as it did"):
+            await encoder.check_health()
 
     asyncio.run(run())
 
