@@ -32,7 +32,7 @@ def encoder(tiny_bundle: Path) -> Iterator[TextEncoder]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("damage", [float("nan"), 1.0])
+@pytest.mark.parametrize("damage", [float("nan"), 0.5])
 def test_check_health_raises_when_the_canary_is_another(encoder: TextEncoder, damage: float) -> None:
     nobody: Any = None
     gateway = Gateway(Settings(threads=1), Served(Path(), "", "", ()), encoder, nobody, nobody)
@@ -42,8 +42,7 @@ def test_check_health_raises_when_the_canary_is_another(encoder: TextEncoder, da
         await gateway.check_model()
         await encoder.check_health()
         with torch.no_grad():
-            weight = encoder._encoder.bundle.model.text.projection.weight
-            weight.copy_(damage * weight.flip(0))  # dimensions the other way round
+            encoder._encoder.bundle.model.text.projection.weight += damage
         with pytest.raises(RuntimeError, match="does not answer as it did"):
             await gateway.check_model()
         with pytest.raises(RuntimeError, match="does not answer as it did"):

@@ -83,11 +83,9 @@ class Given:
 
     def _fits(self, found: Range | None) -> bool:
         """Whether it is the weekday that was named, if one was."""
-        return (
-            self.weekday is None
-            or (found is not None and found.start is not None)
-            and (found.start.weekday() == self.weekday)
-        )
+        if self.weekday is None:
+            return True
+        return found is not None and found.start is not None and found.start.weekday() == self.weekday
 
     def _set(self, name: str, value: int | None) -> bool:
         if value is None:
