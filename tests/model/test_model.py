@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import ARCH, LABEL_SETS, build, texts
+from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
 from unimir.bundle import preprocess_of
 from unimir.config import ImageConfig, ModelConfig, TextConfig
-from unimir.model.image_encoder import ImageEncoder
+from unimir.model.image_encoder import CACHED_PICTURES, ImageEncoder
 from unimir.model.rows import RowTable
 from unimir.model.text_encoder import TextEncoder, check_arch, own_pooling
 from unimir.model.tokens import TokenBatch, token_chunks
@@ -176,6 +177,46 @@ def test_an_image_checkpoint_that_is_none_is_a_clear_error(kind: str, tmp_path: 
 def test_image_backbones_with_a_hidden_layer_behind_their_features(name: str) -> None:
     tower = ImageEncoder(ImageConfig(name=name, size=32), dim=4).eval()
     assert tower(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2]}),
+        ("swinv2_tiny_window8_256", {"embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2]}),
+        ("eva02_tiny_patch14_224", {"embed_dim": 16, "depth": 1, "num_heads": 2}),
+        ("beitv2_base_patch16_224", {"embed_dim": 16, "depth": 1, "num_heads": 2}),
+        ("vit_base_patch16_rope_reg1_gap_256", {"embed_dim": 16, "depth": 1, "num_heads": 2}),
+        ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
+    ],
+)
+def test_image_backbones_bear_rounded_weights(name: str, args: dict[str, Any]) -> None:
+    """As DeepSpeed rounds them: parameters, and not the constants that some keep in fp32."""
+    torch.manual_seed(0)
+    size = int(name.rpartition("_")[2]) if name[-3:].isdigit() else 32
+    tower = ImageEncoder(ImageConfig(name=name, args=args, size=size), dim=4).eval()
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    exact = normalize(tower(pixels), dim=-1)
+    for parameter in tower.parameters():
+        parameter.data = parameter.data.bfloat16()
+    vectors = tower(pixels)
+    assert vectors.dtype == torch.bfloat16
+    torch.testing.assert_close(normalize(vectors.float(), dim=-1), exact, atol=0.05, rtol=0)
+    vectors.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.projection.parameters())
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_pictures_of_a_cached_batch_are_encoded_in_chunks_with_a_gradient_or_without(learning: bool) -> None:
+    """A run that trains in chunks must not be killed by its first evaluation."""
+    tower = build().image.train()
+    pixels = torch.randint(0, 256, (CACHED_PICTURES + 5, 32, 32, 3), dtype=torch.uint8)
+    sizes: list[int] = []
+    tower.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    with torch.set_grad_enabled(learning):
+        chunks = tower(pixels, cached=True)
+        assert sizes == [CACHED_PICTURES, 5]
+        torch.testing.assert_close(chunks, tower(pixels), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

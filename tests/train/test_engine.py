@@ -115,6 +115,21 @@ def _frozen(directory: Path, rank: int, config: EngineConfig) -> None:
         torch.save({"before": before, "after": after}, directory / "out")
 
 
+def _diverged(directory: Path, rank: int, zero: int) -> None:
+    engine = engine_of(ALL, EngineConfig(zero=zero))
+    batch = own(rank)
+    with pytest.raises(ValueError, match="is not finite after the last step; it is not saved"):
+        engine.step(replace(batch, losses={**batch.losses, "contrastive": float("inf")}), 1.0)
+        engine.weights()
+    engine.close()
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_weights_that_are_no_numbers_are_in_no_checkpoint(zero: int, tmp_path: Path) -> None:
+    """The loss before such a step was a number still."""
+    together(_diverged, tmp_path, zero)
+
+
 @pytest.mark.parametrize(
     "config",
     [EngineConfig(), EngineConfig(zero=1, precision="bf16"), EngineConfig(zero=3)],

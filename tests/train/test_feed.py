@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import warnings
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unimir.artifacts import read_manifest
 from unimir.bundle import preprocess_of, read_label_sets
@@ -23,6 +26,7 @@ from unimir.train.feed import Sources, StageFeed, TaskFeed, held_out, proxy_grou
 from unimir.train.hints import Negatives, write_negatives
 from unimir.train.log import rises
 from unimir.train.shares import Batch
+from unimir.train.tables import Ragged
 from unimir.train.worker import build_objective, deciding
 
 
@@ -47,13 +51,20 @@ def test_the_shares_of_all_workers_are_the_batch_of_one(workers: int, tiny_confi
     shares = [batches(tiny_config, stage, tiny_prepared, rank, workers) for rank in range(workers)]
     steps = 0
     for whole, *parts in zip(alone, *shares, strict=True):
-        for name in ("groups_B", "texts_B", "sets_B", "intents_B", "tags_T"):
+        for name in ("groups_B", "texts_B", "answers_B", "sets_B", "intents_B", "tags_T"):
             if getattr(whole, name) is not None:
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         assert torch.equal(torch.cat([part.texts.ids_T for part in parts]), whole.texts.ids_T)
         assert torch.equal(torch.cat([part.texts.lengths_B for part in parts]), whole.texts.lengths_B)
         steps += 1
     assert steps == stage.steps
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=30))
+def test_digests_are_equal_where_rows_are(rows: list[list[int]]) -> None:
+    found = Ragged(pa.array(rows, pa.large_list(pa.int32()))).digests(np.arange(len(rows))).tolist()
+    for a, b in combinations(range(len(rows)), 2):
+        assert (found[a] == found[b]) == (rows[a] == rows[b])
 
 
 def test_hidden_tokens_are_masks_up_to_the_share_asked_for(tiny_config: Config, tiny_prepared: Path) -> None:

@@ -232,6 +232,24 @@ def test_a_hard_negative_that_answers_the_same_query_in_another_row_is_none() ->
     assert loss([4, 5], [7, 7]) < loss([4, 5], [9, 9])
 
 
+def test_what_another_row_answers_too_is_no_wrong_answer() -> None:
+    """Of two queries for one document, in groups of their own, neither is held against the other's."""
+    one = objective()
+    rows = {"sizes": [3], "groups_B": torch.arange(3), "texts_B": torch.arange(3), "losses": {"contrastive": 1.0}}
+    batch = Batch(texts=texts(4, 6, 5), documents=texts(3, 3, 8), **rows)
+    apart = one(replace(batch, answers_B=torch.tensor([5, 6, 7])))[0].item()
+    assert apart == pytest.approx(one(batch)[0].item(), rel=1e-6)
+    shared = one(replace(batch, answers_B=torch.tensor([5, 5, 7])))[0].item()
+    assert shared == pytest.approx(one(replace(batch, groups_B=torch.tensor([0, 0, 2])))[0].item(), rel=1e-6)
+    assert shared < apart
+    hard = {"hard": texts(3, 7, 9), "hard_groups_M": torch.tensor([7, 8, 9]), "hard_texts_M": torch.tensor([7, 8, 9])}
+    mined = replace(batch, answers_B=torch.tensor([5, 6, 7]), **hard)
+    assert (
+        one(replace(mined, hard_answers_M=torch.tensor([5, 3, 4])))[0].item()
+        < one(replace(mined, hard_answers_M=torch.tensor([2, 3, 4])))[0].item()
+    )
+
+
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 def test_distillation_is_nothing_once_the_pupil_is_the_teacher(distance: Literal["cosine", "mse"]) -> None:
     one = Objective(build(), taught=Taught(16, distance))
@@ -257,6 +275,20 @@ def test_pictures_of_a_frozen_tower_are_kept() -> None:
     again = one(replace(batch, kept_P=rows, fresh_F=None, pixels=None))[0]
     assert first.item() == pytest.approx(one(batch)[0].item(), rel=1e-6)
     assert again.item() == first.item()
+
+
+def test_kept_pictures_have_the_dtype_of_documents() -> None:
+    """Of workers that gather together, one may have pictures and another documents alone."""
+    one = objective().eval()
+    batch = batch_of(slice(0, 6), [6])
+    one.keep_pictures(9)
+    for parameter in one.parameters():
+        parameter.data = parameter.data.bfloat16()
+    rows = torch.tensor([7, 2, 5])
+    for pixels, fresh in ((batch.pixels, rows), (None, None)):
+        kept = replace(batch, kept_P=rows, fresh_F=fresh, pixels=pixels)
+        assert one._counterparts(kept).dtype == torch.bfloat16
+        assert one._counterparts(replace(kept, documents=None, picture_of_B=torch.arange(3))).dtype == torch.bfloat16
 
 
 PEAK = """

@@ -13,10 +13,11 @@ from tiny import ARCH, LABEL_SETS, batch_of, build, gradients, learning, objecti
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from unimir.config import ImageConfig
 from unimir.model.unimir import UniMIR
 from unimir.recipes import recipe
 from unimir.train.losses import Objective
-from unimir.train.throughput import Meter, padded_tokens, peak_flops
+from unimir.train.throughput import Meter, padded_tokens, peak_flops, peak_named
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 200))
@@ -47,6 +48,53 @@ def test_a_meter_counts_and_goes_on_from_its_state() -> None:
     again.restore(found)
     again.count(batch)
     assert again.state()["examples"] == 18 and again.counts.seconds > found["seconds"]
+
+
+def test_tokens_are_those_of_all_workers_however_many_they_were() -> None:
+    batch, tokens = batch_of(slice(0, 6), [6]), 0
+    counts: dict[str, float] = {}
+    for workers in (1, 3):
+        meter = Meter(build(), trained={"text"}, workers=workers, device=torch.device("cpu"))
+        meter.restore(counts)
+        meter.count(batch)
+        counts = meter.state()
+        assert batch.documents is not None
+        tokens += workers * (len(batch.texts.ids_T) + len(batch.documents.ids_T))
+        rates = meter.rates()
+        assert counts["tokens"] == tokens
+        assert rates["tokens_per_s"] == pytest.approx(tokens / rates["seconds"])
+        assert rates["padding"] == pytest.approx(1 - tokens / counts["padded"])
+
+
+def test_attention_over_a_picture_is_counted() -> None:
+    image = ImageConfig(name="vit_tiny_patch16_224", args={"depth": 2, "embed_dim": 32, "num_heads": 2}, size=224)
+    model = build(image=image)
+    batch = replace(batch_of(slice(0, 6), [6]), pixels=torch.zeros(1, 224, 224, 3, dtype=torch.uint8))
+    meter = Meter(model, trained=set(), workers=1, device=torch.device("cpu"))
+    meter.count(replace(batch, texts=texts(1), documents=None))
+    tokens, width, layers = 1 + 14 * 14, 32, 2
+    products = 2 * tokens * width * width * (3 + 1 + 4 + 4) + 4 * tokens * tokens * width
+    patches = 2 * 14 * 14 * width * 16 * 16 * 3
+    assert meter.counts.flops == pytest.approx(layers * products + patches, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA GeForce RTX 4090", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(name: str, peak: float | None) -> None:
+    assert peak_named(name) == peak
 
 
 @pytest.mark.parametrize("arch", [ARCH, {**ARCH, "model_type": "albert", "num_hidden_layers": 6}])

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unimir.config import check_trackers
-from unimir.train.log import Log, Step, Tracker, open_trackers
+from unimir.train.log import Log, Step, Tracker, open_trackers, tracker_settings
 
 RATES = {"examples_per_s": 5.0, "seconds": 1.0}
 
@@ -97,6 +97,28 @@ def test_mlflow_gets_the_numbers_in_one_run(tmp_path: Path, monkeypatch: pytest.
     (found,) = mlflow.search_runs(experiment_names=["unimir"], output_format="list")
     history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "text/pairs/loss")
     assert {metric.step: metric.value for metric in history} == {100 + n: 10.0 - n for n in range(9)}
+
+
+def test_a_tracker_that_cannot_begin_ends_a_run_at_its_start_and_no_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri("nowhere://x")
+    with pytest.raises(ValueError, match="tracker 'mlflow' cannot begin .*nowhere"):
+        open_trackers(["mlflow"], "sample-1", tmp_path, {})
+    assert open_trackers(["mlflow"], "sample-1", tmp_path, {}, resumed=True) == []
+    assert "warning: mlflow is told no more (" in capsys.readouterr().err
+
+
+def test_what_the_environment_sets_of_trackers_goes_along_but_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "WANDB_MODE", "WANDB_API_KEY", "OTHER"):
+        monkeypatch.setenv(name, "x")
+    found = tracker_settings(["mlflow", "wandb"])
+    assert {"MLFLOW_TRACKING_URI", "WANDB_MODE"} <= found.keys()
+    assert not {"MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "OTHER"} & found.keys()
+    assert all(name.startswith("MLFLOW_") for name in tracker_settings(["mlflow"]))
+    assert tracker_settings([]) == {}
 
 
 def test_wandb_gets_the_numbers_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

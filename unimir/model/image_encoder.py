@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import timm
@@ -43,19 +44,25 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels_BHWC: Tensor, *, cached: bool = False) -> Tensor:
         """Vectors [B, D], not normalised, of uint8 pictures [B, height, width, 3].
 
-        With `cached`, activations of one chunk of pictures at a time are in memory, as in the text tower.
+        With `cached`, activations of one chunk of pictures at a time are in memory, as in the text tower, with a
+        gradient or without.
         """
-        if not (cached and torch.is_grad_enabled()):
+        if not cached:
             return self._encode(pixels_BHWC)
         chunks = list(pixels_BHWC.split(CACHED_PICTURES))
         chunks += [pixels_BHWC[:1]] * (self.passes(len(chunks)) - len(chunks))
-        vectors = [checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks]
+        again = partial(checkpoint, self._encode, use_reentrant=False)
+        vectors = [(again if torch.is_grad_enabled() else self._encode)(chunk) for chunk in chunks]
         return torch.cat(vectors)[: len(pixels_BHWC)]
 
     def _encode(self, pixels_BHWC: Tensor) -> Tensor:
         pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
-        vectors: Tensor = self.projection(self.backbone(pixels_BCHW.to(self.projection.weight.dtype)))
-        return vectors
+        dtype = self.projection.weight.dtype
+        # Whoever rounds the weights leaves constants (Swin's masks, positions of RoPE) in fp32, which no product takes.
+        mixed = any(one.is_floating_point() and one.dtype != dtype for one in self.backbone.buffers())
+        with torch.autocast(pixels_BCHW.device.type, dtype, enabled=mixed):
+            vectors: Tensor = self.projection(self.backbone(pixels_BCHW.to(dtype)))
+        return vectors.to(dtype)
 
 
 def _created(config: ImageConfig) -> Any:

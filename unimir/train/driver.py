@@ -37,6 +37,7 @@ from unimir.train.batches import of_sources, read_examples
 from unimir.train.feed import contrasts
 from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
+from unimir.train.log import tracker_settings
 from unimir.train.losses import Taught
 from unimir.train.process import ENVIRONMENT
 from unimir.train.snapshot import KeepWhole, mend
@@ -259,6 +260,7 @@ def _fit(
 ) -> ray.train.Checkpoint:
     """Runs the Ray Train job and returns its last checkpoint."""
     gpu = hardware.gpus > 0
+    environment = {**ENVIRONMENT, **tracker_settings(places.trackers)}
     mend(places.runs, run)
     trainer = TorchTrainer(
         train_stages,
@@ -281,7 +283,7 @@ def _fit(
             storage_path=places.runs,
             callbacks=[KeepWhole()],
             # Ray leaves a machine's GPUs visible to those who have asked for none, and DeepSpeed takes what it sees.
-            worker_runtime_env={"env_vars": ENVIRONMENT if gpu else {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}},
+            worker_runtime_env={"env_vars": environment if gpu else {**environment, "CUDA_VISIBLE_DEVICES": ""}},
             failure_config=FailureConfig(max_failures=config.restarts.failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.restarts.keep,

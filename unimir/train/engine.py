@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,7 +80,10 @@ class Engine:
         return loss
 
     def weights(self) -> dict[str, Tensor]:
-        """The module's whole state on the CPU, weights in fp32. Collective: all workers call it, and get it."""
+        """The module's whole state on the CPU, weights in fp32. Collective: all workers call it, and get it.
+
+        ValueError, on all of them, if a step has made something of it infinite or no number: nothing goes on from that.
+        """
         whole = {}
         for name, value in self._module.state_dict(keep_vars=True).items():
             if self._rounds and name in self._names:
@@ -90,6 +94,9 @@ class Engine:
             with self._gathered(value):
                 kept = value.detach().float() if value.is_floating_point() else value
                 whole[name] = self._frozen[name] if name in self._frozen else kept.cpu().clone()
+        for name, value in whole.items():
+            if not math.isfinite(float(value.sum())):
+                raise ValueError(f"{name} is not finite after the last step; it is not saved (are rates too high?)")
         return whole
 
     def moments(self) -> dict[str, Tensor]:

@@ -150,14 +150,19 @@ class TaskFeed:
         """What the texts are held against: partners, pictures, documents, or pictures and documents by turns."""
         mine = rows[own]
         if partners is not None:
-            return {"documents": self.ids.tokens(partners)}
+            return {"documents": self.ids.tokens(partners), "answers_B": self.ids.digests(partners)}
         if self.images is None:
-            return {"documents": self.documents.tokens(mine)} if self.documents is not None else {}
+            if self.documents is None:
+                return {}
+            return {"documents": self.documents.tokens(mine), "answers_B": self.documents.digests(mine)}
         pictures = self.picture_rows[mine]
         unique, inverse = np.unique(pictures[pictures >= 0], return_inverse=True)
         picture_of = np.full(len(mine), -1, np.int64)
         picture_of[pictures >= 0] = inverse
-        found: dict[str, Any] = {"picture_of_B": torch.from_numpy(picture_of)}
+        answers = torch.from_numpy(pictures.copy())
+        if self.documents is not None:
+            answers[torch.from_numpy(pictures < 0)] = self.documents.digests(mine[pictures < 0])
+        found: dict[str, Any] = {"picture_of_B": torch.from_numpy(picture_of), "answers_B": answers}
         if not len(unique) and not self.frozen:
             # Whoever has no picture encodes one of the others': all workers then have gradients of the same parts, in
             # the same order, as DeepSpeed's reduction needs.
@@ -213,8 +218,12 @@ class _Hard:
             mined = self._mined.draw(self._kept[rows], self._count, rng)
             drawn = np.where(mined >= 0, mined, drawn)
         chosen = drawn[own].ravel()
-        groups, texts = torch.from_numpy(self._groups[chosen]), torch.from_numpy(self._texts[chosen])
-        return {"hard": self._documents.tokens(chosen), "hard_groups_M": groups, "hard_texts_M": texts}
+        return {
+            "hard": self._documents.tokens(chosen),
+            "hard_groups_M": torch.from_numpy(self._groups[chosen]),
+            "hard_texts_M": torch.from_numpy(self._texts[chosen]),
+            "hard_answers_M": self._documents.digests(chosen),
+        }
 
 
 class StageFeed:

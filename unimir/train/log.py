@@ -6,6 +6,7 @@ Knows numbers by name and step; knows neither model nor data.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -120,9 +121,33 @@ def rises(then: Mapping[str, float], now: Mapping[str, float]) -> dict[str, floa
     return {task: round(now[task] - loss, 6) for task, loss in then.items() if task in now}
 
 
-def open_trackers(names: Sequence[str], run: str, directory: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """The trackers of these names, which `check_trackers` has let through."""
-    return [_TRACKERS[name](run, directory, config) for name in names]
+def open_trackers(
+    names: Sequence[str], run: str, directory: Path, config: Mapping[str, Any], *, resumed: bool = False
+) -> list[Tracker]:
+    """The trackers of these names, which `check_trackers` has let through.
+
+    ValueError for one that cannot begin (no key, no server); a run that is resumed goes on without it.
+    """
+    trackers: list[Tracker] = []
+    for name in names:
+        try:
+            trackers.append(_TRACKERS[name](run, directory, config))
+        except Exception as error:  # whatever its library raises
+            reason = " ".join(str(error).split())[:200]
+            if not resumed:
+                raise ValueError(f"tracker {name!r} cannot begin ({reason})") from error
+            sys.stderr.write(f"warning: {name} is told no more ({reason})\n")
+    return trackers
+
+
+def tracker_settings(names: Sequence[str]) -> dict[str, str]:
+    """What this process's environment sets of these trackers, for workers of a cluster that runs already.
+
+    Not keys and passwords: Ray shows a worker's environment to whoever sees its dashboard.
+    """
+    prefixes = tuple(f"{name.upper()}_" for name in names)
+    named = {key: value for key, value in os.environ.items() if prefixes and key.startswith(prefixes)}
+    return {key: value for key, value in named.items() if not key.endswith(("KEY", "TOKEN", "PASSWORD"))}
 
 
 class _Wandb:

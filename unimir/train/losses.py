@@ -61,6 +61,14 @@ def contrastive(
     return (cross_entropy(logits_NN, targets_N) + back) / 2
 
 
+def _alike(a_N3: Tensor, b_M3: Tensor) -> Tensor:
+    """Which rows have a key in common [N, M]; one key at a time, for all three at once would take more memory."""
+    alike_NM = torch.zeros(len(a_N3), len(b_M3), dtype=torch.bool, device=a_N3.device)
+    for a_N, b_M in zip(a_N3.T, b_M3.T, strict=True):
+        alike_NM |= a_N[:, None] == b_M
+    return alike_NM
+
+
 @dataclass(frozen=True)
 class Taught:
     """What the loss `distill` measures: the teacher's dimensions, and the distance between unit vectors."""
@@ -138,16 +146,15 @@ class Objective(nn.Module):
     def _retrieval(self, batch: Batch, features: TextFeatures, pairs_BD: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         """The texts, plain and fused, against the same counterparts."""
         b_ND = gather(pairs_BD, batch.sizes)
-        groups_N, texts_N = gather(batch.groups_B, batch.sizes), gather(batch.texts_B, batch.sizes)
-        same_NN = (groups_N[:, None] == groups_N) | (texts_N[:, None] == texts_N)
+        keys_N3 = gather(batch.keys_B3, batch.sizes)
+        same_NN = _alike(keys_N3, keys_N3)
         hard_MD, same_NM = None, None
         if batch.hard is not None:
-            assert batch.hard_groups_M is not None and batch.hard_texts_M is not None
-            sizes = [size * len(batch.hard_groups_M) // len(batch.groups_B) for size in batch.sizes]
+            hard_keys_M3 = batch.hard_keys_M3
+            sizes = [size * len(hard_keys_M3) // len(batch.groups_B) for size in batch.sizes]
             hard_MD = gather(self.model.encode_text(batch.hard, cached=batch.cached).z_BD, sizes)
-            # What answers the same query in another row is no wrong answer here.
-            same_NM = groups_N[:, None] == gather(batch.hard_groups_M, sizes)
-            same_NM |= texts_N[:, None] == gather(batch.hard_texts_M, sizes)
+            # What answers the same query in another row, or is the row's own answer there, is no wrong answer here.
+            same_NM = _alike(keys_N3, gather(hard_keys_M3, sizes))
 
         def against(a_BD: Tensor, log_scale: Tensor) -> Tensor:
             a_ND = gather(a_BD, batch.sizes)
@@ -228,8 +235,8 @@ class Objective(nn.Module):
         (kept_ID,) = self._pictures
         if batch.pixels is not None and batch.fresh_F is not None:
             with torch.no_grad():
-                kept_ID[batch.fresh_F] = self.model.encode_image(batch.pixels).to(kept_ID.dtype)
-        return kept_ID[batch.kept_P]
+                kept_ID[batch.fresh_F] = self.model.encode_image(batch.pixels, cached=batch.cached).to(kept_ID.dtype)
+        return kept_ID[batch.kept_P].to(self.log_scales["image"].dtype)  # documents, and other workers, have that
 
     def _understanding(self, batch: Batch, features: TextFeatures) -> dict[str, Tensor]:
         assert batch.sets_B is not None and batch.intents_B is not None and batch.tags_T is not None

@@ -32,13 +32,15 @@ class Batch:
     texts: TokenBatch
     groups_B: Tensor  # int64 hash: rows of one group are never each other's negatives
     texts_B: Tensor  # int64 hash of language-independent text: nor are rows of equal text
+    answers_B: Tensor | None = None  # int64 hash of the counterpart: nor are rows that have the same one
     rows_B: Tensor | None = None  # int64, the examples' numbers in their task
     scale: Scale = "text"  # the temperature of the plain texts; of the task, so that all workers take the same
     cached: bool = False  # whether activations are computed again instead of kept
     documents: TokenBatch | None = None
     hard: TokenBatch | None = None  # mined documents, equally many for every row
-    hard_groups_M: Tensor | None = None  # of the rows they are from, as is the next
+    hard_groups_M: Tensor | None = None  # of the rows they are from, as are the next
     hard_texts_M: Tensor | None = None
+    hard_answers_M: Tensor | None = None
     pixels: Tensor | None = None
     picture_of_B: Tensor | None = None
     kept_P: Tensor | None = None  # of a frozen image tower: the batch's pictures by row of the image table,
@@ -47,6 +49,19 @@ class Batch:
     intents_B: Tensor | None = None
     tags_T: Tensor | None = None
     teacher_BV: Tensor | None = None  # the teacher's unit vectors of the texts
+
+    @property
+    def keys_B3(self) -> Tensor:
+        """Group, text and counterpart of every row: rows with any of them in common are never negatives."""
+        answers_B = self.groups_B if self.answers_B is None else self.answers_B
+        return torch.stack([self.groups_B, self.texts_B, answers_B], dim=1)
+
+    @property
+    def hard_keys_M3(self) -> Tensor:
+        """The same of the rows that the mined documents are from."""
+        assert self.hard_groups_M is not None and self.hard_texts_M is not None
+        answers_M = self.hard_groups_M if self.hard_answers_M is None else self.hard_answers_M
+        return torch.stack([self.hard_groups_M, self.hard_texts_M, answers_M], dim=1)
 
     @property
     def has_counterparts(self) -> bool:

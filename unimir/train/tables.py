@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimir.data.hashing import combine
 from unimir.data.image import Preprocess, decode_stored
 from unimir.model.tokens import TokenBatch
 from unimir.schema import LabelSet
@@ -70,6 +71,15 @@ class Ragged:
         self.values: NDArray[np.int32] = column.flatten().to_numpy(zero_copy_only=False)
         self.lengths: NDArray[np.int64] = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
         self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
+
+    def digests(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """One int64 hash a row, of its elements in their order."""
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        places = 1 + np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
+        hashes = combine(self.values[self.positions(rows)].astype(np.uint64), places.astype(np.uint64))
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes)])  # modulo 2**64
+        return torch.from_numpy((sums[ends] - sums[ends - lengths]).view(np.int64))
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions in `values` of all elements of the rows, in order."""

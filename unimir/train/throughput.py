@@ -5,6 +5,7 @@ Knows the model's sizes and a clock; knows no loss and no plan.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimir.model.tokens import TokenBatch, token_chunks
 from unimir.model.unimir import UniMIR
 from unimir.train.shares import Batch
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+}
 """Dense bf16 multiply-adds a second, as two operations each, of the makers' data sheets."""
 
 
@@ -28,7 +42,7 @@ class Counts:
     """What this worker did in a stage, all its runs together."""
 
     examples: int = 0  # of all workers
-    tokens: int = 0
+    tokens: int = 0  # this worker's for each of them
     padded: int = 0  # tokens with those that only fill up
     flops: float = 0.0
     waited_s: float = 0.0
@@ -72,8 +86,8 @@ class Meter:
         for tokens in (batch.texts, batch.documents, batch.hard):
             if tokens is not None:
                 lengths = tokens.row_lengths()
-                self.counts.tokens += sum(lengths)
-                self.counts.padded += padded_tokens(tokens, self._budget)
+                self.counts.tokens += self._workers * sum(lengths)
+                self.counts.padded += self._workers * padded_tokens(tokens, self._budget)
                 self.counts.flops += self._flops.of_texts(lengths)
         if batch.pixels is not None:
             self.counts.flops += self._flops.of_pictures(len(batch.pixels))
@@ -84,7 +98,7 @@ class Meter:
         counts, seconds = self.counts, max(self.counts.seconds, 1e-9)
         return {
             "examples_per_s": counts.examples / seconds,
-            "tokens_per_s": counts.tokens * self._workers / seconds,
+            "tokens_per_s": counts.tokens / seconds,
             "padding": 1 - counts.tokens / max(1, counts.padded),
             "data_wait": counts.waited_s / seconds,
             "mfu": counts.flops / seconds / self._peak,
@@ -111,9 +125,9 @@ class _Flops:
         self._picture: float | None = None
 
     def of_texts(self, lengths: list[int]) -> float:
-        """As counted on one token, and the products of attention."""
+        """As counted on one token, which attends to itself, and the other products of attention."""
         tokens, pairs = sum(lengths), sum(length * length for length in lengths)
-        return self._text_passes * (self._token * tokens + self._attention * pairs)
+        return self._text_passes * (self._token * tokens + self._attention * (pairs - tokens))
 
     def of_pictures(self, count: int) -> float:
         """As counted on one picture."""
@@ -127,7 +141,8 @@ def _counted(tower: nn.Module, inputs: Tensor) -> float:
     """Operations of one pass forward."""
     tower = deepcopy(tower).eval()  # in training mode a pass could leave traces
     tower.requires_grad_(False)  # the counter's hooks want a gradient function of what could have a gradient
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Attention as the products that it is: the counter knows no operations of a CPU's fused one.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tower(inputs)
     return float(counter.get_total_flops())
 
@@ -138,15 +153,22 @@ def padded_tokens(tokens: TokenBatch, budget: int) -> int:
     return sum(len(rows) * lengths[rows[0]] for rows in token_chunks(lengths, budget))
 
 
+def peak_named(name: str) -> float | None:
+    """The maker's word for a GPU of this name; None for one that is not listed."""
+    return next((peak for known, peak in PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
 def peak_flops(device: torch.device) -> float:
-    """Operations a second that the device can do: its maker's word for a known GPU, else a matrix product, timed."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, peak in PEAK_FLOPS.items():
-            if known in name:
-                return peak
-    size = 1024
-    a = torch.ones(size, size, device=device)
+    """Operations a second that the device can do: its maker's word for a known GPU, else a matrix product, timed.
+
+    In bf16 on a GPU, in fp32 on a CPU.
+    """
+    gpu = device.type == "cuda"
+    named = peak_named(torch.cuda.get_device_name(device)) if gpu else None
+    if named is not None:
+        return named
+    size = 8192 if gpu else 1024
+    a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
     best = float("inf")
     for _ in range(4):
         start = time.perf_counter()

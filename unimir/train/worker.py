@@ -107,7 +107,8 @@ class _Run:
             teacher,
         )
         names = values["trackers"] if self._rank == 0 else ()
-        self._trackers = open_trackers(names, values["run"], self._log_dir, values["config"])
+        resumed = self._progress != Progress()
+        self._trackers = open_trackers(names, values["run"], self._log_dir, values["config"], resumed=resumed)
 
     def train(self) -> None:
         """All stages that are not behind it."""
@@ -125,8 +126,7 @@ class _Run:
         start = self._progress.step
         trained = {part for part, rate in stage.rates.items() if rate > 0}
         meter = Meter(self._objective.model, trained=trained, workers=self._workers, device=self._device)
-        if self._progress.counts:
-            meter.restore(self._progress.counts)
+        meter.restore(self._progress.counts)
         notes = _Notes(self._log(stage, start), meter, self._workers)
         every = self._config.restarts.every_steps
         for step, (task, batch) in enumerate(self._steps(feed, meter, start), start):
