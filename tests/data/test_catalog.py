@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ def test_a_row_becomes_an_item(tmp_path: Path) -> None:
     assert item.captured_at == datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
     assert item.extra == {"brand": "b", "stock": "3"}
     assert item.picture == png()
+
+
+def test_other_columns_are_kept_whatever_their_type(tmp_path: Path) -> None:
+    nested = {"colour": "red", "sizes": [{"eu": 42}]}
+    more = {"cost": Decimal("1.10"), "attrs": nested, "labels": ["x", "y"]}
+    table = pa.Table.from_pylist([{**GOOD, **more}]).append_column("unused", pa.nulls(1))
+    pq.write_table(table, tmp_path / "items.parquet")
+    line = json.dumps({**GOOD, **more, "cost": 1.1, "unused": None})
+    (tmp_path / "items.jsonl").write_text(line + "\n")
+    for name, cost in (("items.parquet", "1.10"), ("items.jsonl", "1.1")):
+        (item,), rejected = items_of(catalog_of_files(str(tmp_path / name)))
+        assert not rejected
+        assert json.loads(item.extra["attrs"]) == nested
+        assert (item.extra["cost"], item.extra["labels"]) == (cost, "x\ny") and "unused" not in item.extra
 
 
 def test_files_of_every_form_give_the_same_item(tmp_path: Path) -> None:
@@ -148,6 +163,7 @@ def test_pictures_may_lie_beside_the_catalog_but_nowhere_else(tmp_path: Path) ->
         ({"title": "é" * (MAX_BYTES["title"] // 2 + 1)}, "title over 4096 bytes"),
         ({"text": "x" * (MAX_BYTES["text"] + 1)}, "text over 60000 bytes"),
         ({"captured_at": "yesterday"}, "captured_at is no ISO 8601 date or time"),
+        ({"captured_at": "1710123152359"}, "captured_at is no ISO 8601 date or time"),  # not the year 1710
         ({"captured_at": "0001-01-01T00:00:00+05:00"}, "captured_at outside 1 to 9999"),
         ({"price": "cheap"}, "price is not a number"),
         ({"price": "nan"}, "price is not a finite number"),

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimir.data import records
+from unimir.data import archives, readers, records
 from unimir.data.corpora import Corpora, Source
 from unimir.data.files import find
 from unimir.data.readers import plan, read_unit
@@ -160,6 +161,33 @@ def test_folder_of_pictures(prepared: Callable[..., Any], picture: Callable[...,
         ("pics/fox/1.png", "fox"),
     ]
     assert done.counts["images/pics"] == {"read": 3, "kept": 3, "rejected": {}}
+
+
+def test_a_folder_is_listed_once_for_all_its_units(
+    picture: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every worker's every unit needs the list: to make it each time would cost the square of the pictures."""
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    file = archives.folder_file(str(tmp_path), ".", "pics")
+    listed: list[str] = []
+    find = archives.find
+    monkeypatch.setattr(archives, "find", lambda *given: (listed.append(given[0]), find(*given))[1])
+    rows = [row for start in range(0, 5, 2) for row in archives.read_folder(file, start, start + 2, {"image": "image"})]
+    assert [row[0] for row in rows] == list(range(5)) and len(listed) == 1
+    assert [row[1]["image"] for row in rows] == [picture(number) for number in range(5)]
+
+
+def test_the_first_rows_of_a_large_column_cost_not_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures lie in one row group as a rule."""
+    pictures = [np.random.default_rng(n).bytes(1 << 20) for n in range(40)]
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "pics.parquet", compression="none", write_batch_size=1)
+    before = pa.total_allocated_bytes()
+    (file,) = readers.find(str(tmp_path), ["pics.parquet"], "pics")
+    batches = readers._parquet_batches(readers.Unit(0, 0, file, 0, 40, 0), {"image": "image"}, 2)
+    assert [value.as_py() for value in next(batches)["image"]] == pictures[:2]
+    assert pa.total_allocated_bytes() - before < 20 << 20
+    batches.close()
 
 
 CONLL = """# text = wake me at 9:30, ok

@@ -82,6 +82,18 @@ def test_modes() -> None:
     assert decode_image(encoded(Image.new("1", (4, 4), 1)), LIMITS).getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_deep_grey_with_a_transparent_colour_is_scaled() -> None:
+    deep = Image.fromarray(np.array([[0, 25443, 65535]], np.uint16))
+    found = decode_image(encoded(deep, transparency=7), PrepareConfig())
+    assert np.asarray(found)[0, :, 0].tolist() == pytest.approx([0, 99, 255], abs=1)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_a_damaged_note_of_a_camera_costs_no_picture(format: str) -> None:
+    data = encoded(Image.new("RGB", (9, 5), (200, 0, 0)), format, exif=b"garbage!!")
+    assert decode_image(data, PrepareConfig()).size == (9, 5)
+
+
 def test_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

@@ -202,6 +202,18 @@ def test_a_new_bundle_is_a_new_version_that_readers_see_when_it_is_whole(
         store.drop(second)
 
 
+def test_what_was_rolled_back_to_outlives_what_was_rolled_back_from(
+    store: Store, job: Embedding, rows: Rows, tmp_path: Path
+) -> None:
+    """Services still read the one that the alias showed, whatever its number."""
+    first = run(job, rows)["collection"]
+    run(job, rows, bundle=another(job.bundle, tmp_path, "a"))
+    assert rollback(store, job.name) == first
+    third = run(job, rows, bundle=another(job.bundle, tmp_path, "b"), keep=1)["collection"]
+    assert [version.collection for version in versions(store, job.name)] == [first, third]
+    assert rollback(store, job.name) == first
+
+
 def test_a_version_that_never_became_whole_is_neither_kept_nor_shown(
     store: Store, job: Embedding, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,18 +235,36 @@ def test_no_tenant_is_lost_by_a_new_version(store: Store, job: Embedding, rows: 
     assert run(job, rows[:3], tenant="b")["collection"] == first
     assert store.tenants(first) == {"a'\" or 1", "b"}
     new = another(job.bundle, tmp_path, "c")
-    with pytest.raises(ValueError, match="lacks the items of tenants 'b'"):
+    with pytest.raises(ValueError, match="lacks items of tenants 'b'"):
         run(job, rows[:5], tenant="a'\" or 1", bundle=new)
     assert store.target(job.name) == first
     second = run(job, rows[:3], tenant="b", bundle=new)["collection"]
     assert store.target(job.name) == second != first
 
 
+def test_a_tenant_that_was_killed_halfway_keeps_a_new_version_from_readers(
+    store: Store, job: Embedding, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(job, rows[:5], tenant="a")["collection"]
+    run(job, rows[:5], tenant="b")
+    new = another(job.bundle, tmp_path, "c")
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Store, "flush", _interrupted)
+        run(job, rows[:2], tenant="b", bundle=new)
+    assert store.tenants(versions(store, job.name)[-1].collection) == {"b"}
+    with pytest.raises(ValueError, match=f"{job.name} stays at {first}: .* lacks items of tenants 'b'; embed theirs"):
+        run(job, rows[:5], tenant="a", bundle=new)
+    second = run(job, rows[:5], tenant="b", bundle=new, keep=0)["collection"]
+    assert store.target(job.name) == second
+    assert store.aliases(second) == sorted([job.name, f"{second}_whole"])  # nothing begun is left
+
+
 def test_a_dry_run_writes_nothing(store: Store, job: Embedding, rows: Rows) -> None:
     assert counts(run(job, rows, dry_run=True)) == (ITEMS, ITEMS, 0, 0, 0)
     assert not versions(store, job.name)
-    run(job, rows[:10])
-    assert counts(run(job, rows, dry_run=True)) == (ITEMS, ITEMS - 10, 10, 0, 0)
+    real = Path(run(job, rows[:10])["report"], "manifest.json").read_text()
+    assert counts(dry := run(job, rows, dry_run=True)) == (ITEMS, ITEMS - 10, 10, 0, 0)
+    assert dry["report"].endswith("-dry") and Path(dry["report"][:-4], "manifest.json").read_text() == real
     assert store.count(job.name) == 20
 
 
@@ -302,6 +332,44 @@ def test_a_row_that_poisons_its_batch_is_isolated(
     assert [(row, reason) for row, reason, _ in done.rejected] == [(at, reasons[poison]) for at in same_title]
     assert done.embedded == ITEMS - len(same_title)
     assert worker._store.count(worker._task.collection) == 2 * done.embedded
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (MemoryError(), MemoryError),
+        (RuntimeError("boom"), RuntimeError),
+    ],
+)
+def test_a_machine_that_fails_is_no_fault_of_its_items(
+    alone: Callable[[], Embedder], error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = alone()
+
+    def fails(texts: list[str]) -> np.ndarray:
+        raise error
+
+    monkeypatch.setattr(worker._encoder, "embed_texts", fails)
+    (unit,) = plan(worker._task.catalog, 1000)
+    with pytest.raises(raised, match="none of 40 items could be embedded" if raised is RuntimeError else None):
+        worker(unit, frozenset())
+
+
+def test_a_batch_too_large_for_the_memory_is_cut(
+    alone: Callable[[], Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = alone()
+    embed_texts = worker._encoder.embed_texts
+
+    def small(texts: list[str]) -> np.ndarray:
+        if len(texts) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed_texts(texts)
+
+    monkeypatch.setattr(worker._encoder, "embed_texts", small)
+    (unit,) = plan(worker._task.catalog, 1000)
+    assert worker(unit, frozenset()).embedded == ITEMS
 
 
 def test_a_worker_that_starts_while_the_index_is_away_waits_too(
@@ -407,6 +475,7 @@ def test_a_bundle_that_cannot_be_loaded_is_no_fault_of_the_rows(
     [
         ({"keep": -1}, "keep is -1; 0 or more"),
         ({"preview": -5}, "preview is -5"),
+        ({"preview": 512}, "preview is 512; pixels up to 320, or 0 for none"),
         ({"tenant": "é" * 33}, "has 66 bytes; at most 64"),
     ],
 )

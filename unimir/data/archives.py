@@ -9,6 +9,7 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -72,8 +73,10 @@ def folder_file(root: str, path: str, where: str) -> File:
     return File(uri, path, sum(file.size for file in files), max(file.mtime for file in files))
 
 
-def pictures_of(file: File) -> list[File]:
-    return [f for f in find(file.uri, [file.uri], file.label) if f.uri.lower().endswith(_PICTURES)]
+@lru_cache(maxsize=1)
+def pictures_of(file: File) -> tuple[File, ...]:
+    """The pictures of a folder; kept, for every unit of rows asks for them, and a bucket takes minutes to list."""
+    return tuple(one for one in find(file.uri, [file.uri], file.label) if one.uri.lower().endswith(_PICTURES))
 
 
 def read_folder(file: File, start: int, stop: int, wanted: Mapping[str, Role]) -> Iterator[Record]:

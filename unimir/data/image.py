@@ -5,6 +5,7 @@ Knows no corpus and no tensor: bytes in, Pillow images and uint8 arrays out.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
@@ -63,7 +64,9 @@ def _loaded(image: Image.Image, target: int | None) -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """An RGB image as a camera's note of its orientation turns it, on white."""
-    return _on_white(ImageOps.exif_transpose(image))
+    with contextlib.suppress(Exception):  # of a damaged note, whatever Pillow raises: the picture may be whole
+        image = ImageOps.exif_transpose(image)
+    return _on_white(image)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -78,14 +81,14 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, layer).convert("RGB")
     if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bit grey: convert() would clip, not scale
         grey = np.asarray(image, dtype=np.float64)
         scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or grey.max(initial=0) > 255 else 1.0
         return Image.fromarray(np.clip(grey * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
     return image.convert("RGB")
 
 

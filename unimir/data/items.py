@@ -158,6 +158,8 @@ def _moment(value: str | None) -> datetime | None:
     if not value:
         return None
     try:
+        if value.isdecimal() and len(value) != len("YYYYMMDD"):
+            raise ValueError  # seconds or milliseconds since 1970, of which Python would read a year and more
         found = datetime.fromisoformat(value)
     except ValueError:
         raise _Bad("captured_at is no ISO 8601 date or time") from None

@@ -131,7 +131,8 @@ def read_join(corpora: Corpora, join: Join) -> pa.Table:
 
 def _parquet(file: File) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(open_file(file.uri), pre_buffer=False)
+        # In pieces: a column of pictures is not read whole for the first of them.
+        return pq.ParquetFile(open_file(file.uri), pre_buffer=False, buffer_size=1 << 23)
     except pa.ArrowException as error:
         raise ValueError(f"{file.label}: not a Parquet file ({' '.join(str(error).split())[:200]})") from error
 

@@ -18,7 +18,7 @@ from unimir.data.catalog import Catalog
 from unimir.data.corpora import ImageTable, Join, Source
 from unimir.schema import REJECTED, SLOTS
 
-Role = Literal["text", "slots", "texts", "json", "image"]
+Role = Literal["text", "slots", "texts", "json", "image", "kept"]
 TEXTS = pa.list_(pa.struct([("lang", pa.string()), ("text", pa.string())]))
 """A column that holds several texts of one thing: a mapping language -> text, or a list (languages null)."""
 
@@ -59,7 +59,8 @@ _CONLL: Mapping[str, Role] = {"text": "text", "intent": "text", "slots": "slots"
 def roles(table: ImageTable | Source | Join | Catalog) -> dict[str, Role]:
     """The raw columns a table of the manifest needs, and the shape each must have."""
     if isinstance(table, Catalog):
-        needed: dict[str, Role] = dict.fromkeys([*table.extra, *table.columns.values()], "text")
+        needed: dict[str, Role] = dict.fromkeys(table.extra, "kept")
+        needed |= dict.fromkeys(table.columns.values(), "text")
         return needed | ({table.columns["image"]: "image"} if "image" in table.columns else {})
     wanted: dict[str, Role] = {column: "text" for column in table.where}
     special: dict[str, Role] = {"slots": "slots", "image": "image", "filters": "json"}
@@ -104,7 +105,10 @@ def allowed(kind: pa.DataType, role: Role) -> bool:
     listed = pt.is_list(kind) or pt.is_large_list(kind)
     if role == "text":
         simple = text or pt.is_integer(kind) or pt.is_boolean(kind) or pt.is_floating(kind) or pt.is_temporal(kind)
+        simple = simple or pt.is_decimal(kind) or pt.is_null(kind)
         return bool(simple or (listed and allowed(kind.value_type, "text") and not pt.is_list(kind.value_type)))
+    if role == "kept":
+        return bool(allowed(kind, "text") or listed or pt.is_struct(kind) or pt.is_map(kind))
     if role == "json":
         return bool(text or pt.is_struct(kind) or pt.is_map(kind))
     if role == "image":
@@ -136,7 +140,7 @@ def _cast(column: pa.Array, role: Role) -> pa.Array:
         return column.cast(SLOTS)
     if role == "texts":
         return _texts(column)
-    if role == "json" and not pt.is_string(column.type):
+    if role == "json" and not pt.is_string(column.type) or role == "kept" and not allowed(column.type, "text"):
         return pa.array([None if v is None else _dump(v) for v in column.to_pylist()], pa.string())
     if pt.is_list(column.type) or pt.is_large_list(column.type):
         return pc.binary_join(column.cast(pa.list_(pa.string())), "\n")
@@ -196,6 +200,7 @@ def table_of(
 _TYPES: Mapping[Role, pa.DataType] = {
     "text": pa.string(),
     "json": pa.string(),
+    "kept": pa.string(),
     "slots": SLOTS,
     "texts": TEXTS,
     "image": pa.large_binary(),
@@ -257,6 +262,13 @@ def _json(value: Any) -> str | None:
     return _text(value) if isinstance(value, str) else None if value is None else _dump(value)
 
 
+def _kept(value: Any) -> str | None:
+    """What is text as text, what is nested as JSON."""
+    parts = value if isinstance(value, list) else [value]
+    nested = any(isinstance(part, (dict, list)) for part in parts)
+    return _dump(value) if nested else _text(value)
+
+
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
@@ -272,5 +284,6 @@ _CONVERT: Mapping[Role, Any] = {
     "slots": _slots,
     "texts": _mapping_or_list,
     "json": _json,
+    "kept": _kept,
     "image": _image,
 }

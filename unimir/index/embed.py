@@ -30,9 +30,9 @@ from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embedder import Done, Embedder, Task
-from unimir.index.entities import KEY_BYTES, MAX_BYTES, MODALITIES, PREVIEW, key_of
+from unimir.index.entities import KEY_BYTES, MAX_BYTES, MAX_PREVIEW, MODALITIES, PREVIEW, key_of
 from unimir.index.store import Store
-from unimir.index.versions import collection_for, publish
+from unimir.index.versions import begin, collection_for, publish
 from unimir.infer import Encoder
 from unimir.schema import REJECTED
 
@@ -65,8 +65,8 @@ class Embedding:
     def __post_init__(self) -> None:
         if self.keep < 0:
             raise ValueError(f"keep is {self.keep}; 0 or more")
-        if self.preview < 0:
-            raise ValueError(f"preview is {self.preview}; pixels, or 0 for none")
+        if not 0 <= self.preview <= MAX_PREVIEW:
+            raise ValueError(f"preview is {self.preview}; pixels up to {MAX_PREVIEW}, or 0 for none")
         if (size := len(self.tenant.encode())) > MAX_BYTES["tenant"]:
             raise ValueError(f"tenant {self.tenant!r:.80} has {size} bytes; at most {MAX_BYTES['tenant']}")
 
@@ -95,6 +95,8 @@ def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
     store = Store(job.uri)
     collection = collection_for(store, job.name, bundle_id)
     task = _task(job, store, collection)
+    if not job.dry_run:
+        begin(store, collection, job.tenant)
     done = _run(units, scan, task, actors)
     total = Counter(embedded=0, unchanged=0, rejected=0)
     for unit in done:
@@ -106,7 +108,7 @@ def embed(job: Embedding, actors: Actors) -> dict[str, Any]:
     deleted = 0
     if not job.dry_run:
         deleted = _checked(job, task, store, units, scan, done)
-        publish(store, job.name, collection, keep=job.keep)
+        publish(store, job.name, collection, tenant=job.tenant, keep=job.keep)
     seconds = time.perf_counter() - started
     read = sum(unit.read for unit in done)
     result = {
@@ -180,7 +182,7 @@ def _task(job: Embedding, store: Store, collection: str) -> Task:
 
 def _run(units: Sequence[Unit], scan: _Scan, task: Task, actors: Actors) -> list[Done]:
     """Every unit's outcome in the order of the units, with a line of progress now and then."""
-    if len(units) == 1:  # not worth the start of a worker
+    if len(units) == 1 and not actors.num_gpus:  # not worth the start of a worker; a GPU may be on another machine
         return [Embedder(task)(units[0], scan.repeated[0])]
     results: dict[int, Done] = {}
     started = shown = time.monotonic()
@@ -227,7 +229,7 @@ def _checked(job: Embedding, task: Task, store: Store, units: Sequence[Unit], sc
 def _write_report(job: Embedding, units: Sequence[Unit], done: Sequence[Done], collection: str) -> Path:
     """A directory with every rejected row and its reason."""
     whose = f"{collection}-{artifacts.content_id(job.tenant)[:8]}" if job.tenant else collection
-    directory = artifacts.start(job.out / "embeddings" / whose)
+    directory = artifacts.start(job.out / "embeddings" / (f"{whose}-dry" if job.dry_run else whose))
     rows = [
         {"source": job.catalog.name, "file": unit.file.label, "row": row, "reason": reason, "detail": detail}
         for unit, told in zip(units, done, strict=True)

@@ -9,7 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -30,6 +30,10 @@ T = TypeVar("T")
 WINDOW_ROWS = 256
 """Items that are embedded together: enough to sort by length, little enough to hold their pictures' pixels."""
 UPSERT_ROWS = 256
+_OF_MACHINES = ("OutOfMemoryError", "AcceleratorError")
+"""Errors of torch (named, for it is not imported here) that say nothing about the item at hand."""
+_MANY = 32
+"""Items that do not all fail by their own faults."""
 PATIENCE_S = 120.0
 """How long a worker waits for a Milvus that does not answer before it gives up."""
 
@@ -196,7 +200,7 @@ class Embedder:
             except ValueError as error:
                 rejects.add(item.row, str(error), item.id)
                 return False
-        window.wanted.append(_Wanted(item, rows, pixels))
+        window.wanted.append(_Wanted(replace(item, picture=None), rows, pixels))  # as pixels only: files can be large
         return True
 
     def _embedded(self, window: _Window, rejects: Rejects, done: Done) -> tuple[list[Row], NDArray[np.float32]]:
@@ -219,6 +223,8 @@ class Embedder:
             good = [at for at, row in enumerate(flat) if row["id"] not in lost]
             rows += [flat[at] for at in good]
             parts.append(vectors_ND[good])
+        if not rows and len(window.wanted) >= _MANY:
+            raise RuntimeError(f"none of {len(window.wanted)} items could be embedded; the last: {rejects.rows[-1]}")
         done.keys += "".join(row["key"] for row in rows).encode()
         done.model_s += time.perf_counter() - started
         return rows, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
@@ -231,6 +237,8 @@ class Embedder:
             return [(wanted, self._vectors(encoder, wanted))]
         except Exception as error:  # whatever a model raises for one item must not stop the others
             if len(wanted) == 1:
+                if isinstance(error, MemoryError) or type(error).__name__ in _OF_MACHINES:
+                    raise
                 (item,) = (one.item for one in wanted)
                 rejects.add(item.row, "cannot be embedded", f"{item.id}: {type(error).__name__}: {error}")
                 return []

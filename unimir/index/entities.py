@@ -39,6 +39,8 @@ MAX_BYTES: Mapping[str, int] = {**items.MAX_BYTES, "tenant": 64, "modality": 16,
 """UTF-8 bytes of the text columns."""
 PREVIEW = 128
 """Pixels of the longer side of the pictures that are kept for people: some 3 kB each."""
+MAX_PREVIEW = 320
+"""A Milvus server takes 64 KiB of what has no column of its own: the most detailed picture is half of it in base64."""
 KEY_BYTES = 32
 """ASCII characters of a key."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from unimir.artifacts import content_id
 from unimir.index.store import Store
 
 
@@ -40,32 +41,44 @@ def collection_for(store: Store, name: str, bundle_id: str) -> str:
     return f"{name}_{present[-1].number + 1 if present else 1:04d}_{bundle_id}"
 
 
-def publish(store: Store, name: str, collection: str, *, keep: int) -> list[str]:
-    """Moves the alias to the collection, which is whole now, and returns the versions dropped.
+def begin(store: Store, collection: str, tenant: str) -> None:
+    """Notes that the tenant's items are being embedded: a job that is killed leaves the note behind."""
+    store.point(_begun(collection, tenant), collection)
 
-    The `keep` newest whole ones stay for a rollback; what was begun earlier and never became whole goes. ValueError,
-    and nothing moves, if readers would lose a tenant that they see now.
+
+def publish(store: Store, name: str, collection: str, *, tenant: str, keep: int) -> list[str]:
+    """Moves the alias to the collection, where this tenant is whole now, and returns the versions dropped.
+
+    The one that readers saw until now and the newest other whole ones stay for a rollback, `keep` of them; what was
+    begun earlier and never became whole goes. ValueError, and nothing moves, if readers would lose items of a tenant
+    that they see now.
     """
     if keep < 0:
         raise ValueError(f"keep is {keep}; 0 or more")
+    if (note := _begun(collection, tenant)) in store.aliases(collection):
+        store.unpoint(note)
     current = store.target(name)
     if current not in (None, collection):
-        lost = store.tenants(current) - store.tenants(collection)
+        begun = set(store.aliases(collection))
+        there = {one for one in store.tenants(collection) if _begun(collection, one) not in begun}
+        lost = store.tenants(current) - there
         if lost:
             named = ", ".join(repr(tenant) for tenant in sorted(lost)[:5])
             raise ValueError(
-                f"{name} stays at {current}: {collection} lacks the items of tenants {named}; embed theirs too"
+                f"{name} stays at {current}: {collection} lacks items of tenants {named}; embed theirs too"
             )
     if current != collection:
         store.point(_mark(collection), collection)
         store.point(name, collection)
     others = [version.collection for version in versions(store, name) if version.collection != collection]
     whole = [other for other in others if _is_whole(store, other)]
+    whole.sort(key=lambda other: other == current)  # after a rollback not the newest: yet services still read it
     dropped = whole[: max(0, len(whole) - keep)]
     dropped += [other for other in others if other not in whole and other < collection]
     for old in dropped:
-        if old in whole:
-            store.unpoint(_mark(old))
+        for mark in store.aliases(old):
+            if mark.startswith(f"{old}_"):  # ours; others keep it from being dropped
+                store.unpoint(mark)
         store.drop(old)
     return dropped
 
@@ -88,6 +101,11 @@ def rollback(store: Store, name: str) -> str:
 def _mark(collection: str) -> str:
     """An alias that only whole versions have: a killed job leaves a collection without one."""
     return f"{collection}_whole"
+
+
+def _begun(collection: str, tenant: str) -> str:
+    """An alias that a collection has while the items of this tenant come in."""
+    return f"{collection}_begun_{content_id(tenant)}"
 
 
 def _is_whole(store: Store, collection: str) -> bool:
