@@ -25,23 +25,24 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         raise ValueError("--bundle: say which bundle embeds the catalog")
     # A mistake is answered before the slow part: imports, a cluster, a server.
     least, most = job.workers(args.workers)
-    artifacts.read_manifest(Path(args.bundle), "bundle")
+    artifacts.read_manifest(job.directory(args.bundle), "bundle")
     from unimir.data.passes import Actors
     from unimir.data.sources import catalog_of
 
-    out = Path(args.out)
+    out = job.directory(args.out)
     actors = Actors(least=least, most=most, num_gpus=args.gpus)
     catalog = catalog_of(args.catalog, out, root=args.root, items=args.items, seed=0)
     from unimir.index.embed import Embedding, embed
 
     with _milvus(args.milvus, out) as uri, job.cluster():
-        if args.milvus is None and job.nodes() > 1:
+        if args.milvus is None and not job.alone():
             raise ValueError(
-                "--milvus: the embedded index is for one machine, and this cluster has more; name a server"
+                "--milvus: the embedded index is for one machine, and this cluster has, or starts, more; name a server"
             )
+        job.check_gpus(args.gpus)
         embedding = Embedding(
             catalog=catalog,
-            bundle=Path(args.bundle),
+            bundle=job.directory(args.bundle),
             uri=uri,
             out=out,
             name=args.name,
@@ -64,7 +65,7 @@ def _rollback(args: argparse.Namespace) -> Mapping[str, Any]:
     from unimir.index.versions import rollback
 
     started = time.perf_counter()
-    with _milvus(args.milvus, Path(args.out)) as uri:
+    with _milvus(args.milvus, job.directory(args.out)) as uri:
         collection = rollback(Store(uri), args.name)
     seconds = round(time.perf_counter() - started, 1)
     return {

@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
@@ -21,11 +20,11 @@ from unimir.recipes import recipe
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Evaluates, writes the report and returns its summary."""
     started = time.perf_counter()
-    bundle = Path(args.bundle)
+    bundle = job.directory(args.bundle)
     trained = artifacts.read_manifest(bundle, "bundle")
     base = recipe(args.recipe) if args.recipe else from_dict(Config, trained["config"])
     config = override(base, args.set)
-    out = Path(args.out)
+    out = job.directory(args.out)
     from unimir.data.prepare import prepare
     from unimir.data.sources import corpora_of
     from unimir.evaluate import evaluate
@@ -33,7 +32,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     from unimir.infer import Encoder
     from unimir.report import summary, write_report
 
-    encoder = Encoder.from_bundle(bundle)
+    encoder = Encoder.from_bundle(bundle, device=job.device())
     with job.cluster():
         prepared = prepare(corpora_of(config, out, args.root, corpora=args.corpora), config, out)
     if not (args.recipe or args.corpora):

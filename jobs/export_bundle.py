@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
@@ -15,11 +14,11 @@ from unimir import artifacts, job
 
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Exports and returns the summary."""
-    artifacts.read_manifest(Path(args.bundle), "bundle")
+    artifacts.read_manifest(job.directory(args.bundle), "bundle")
     from unimir.bundle import load_bundle
 
-    bundle = load_bundle(Path(args.bundle))
-    bundle.export(args.form, args.to)
+    bundle = load_bundle(job.directory(args.bundle))
+    bundle.export(args.form, job.directory(args.to))
     return {"bundle_id": bundle.id, "form": args.form, "exported": args.to}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
@@ -17,7 +16,7 @@ from unimir import artifacts, job
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Mines and returns the summary."""
     started = time.perf_counter()
-    bundle, prepared = Path(args.bundle), Path(args.prepared)
+    bundle, prepared, out = map(job.directory, (args.bundle, args.prepared, args.out))
     least, most = job.workers(args.workers)
     artifacts.read_manifest(bundle, "bundle")
     artifacts.read_manifest(prepared, "prepared")
@@ -26,7 +25,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
 
     mining = Mining(count=args.count, margin=args.margin)
     with job.cluster():
-        found = mine(bundle, prepared, Path(args.out), mining, Actors(least=least, most=most, num_gpus=args.gpus))
+        job.check_gpus(args.gpus)
+        found = mine(bundle, prepared, out, mining, Actors(least=least, most=most, num_gpus=args.gpus))
     return {
         "negatives": str(found),
         "negatives_id": artifacts.read_manifest(found, "negatives")["id"],

@@ -9,7 +9,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
@@ -21,7 +20,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Prepares and returns the summary."""
     started = time.perf_counter()
     config = override(recipe(args.recipe), args.set)
-    out = Path(args.out)
+    out = job.directory(args.out)
     from unimir.data.sources import corpora_of
 
     corpora = corpora_of(config, out, args.root, corpora=args.corpora)

@@ -10,7 +10,6 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unimir import artifacts, job
@@ -25,7 +24,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     started = time.perf_counter()
     # A mistake is answered before the slow part: imports and a cluster.
     config = override(recipe(args.recipe), args.set)
-    out = Path(args.out)
+    out = job.directory(args.out)
     trackers = tuple(filter(None, args.track.split(",")))
     check_trackers(trackers)
     wanted = Wanted(workers=args.workers, cpus=args.cpus, gpus=args.gpus, grows=job.grows())
@@ -46,7 +45,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         check(prepared, config)
         places = Places(out=out, storage=args.storage, trackers=trackers)
         trained = train(config, prepared, places, wanted)
-    found = evaluate(Encoder.from_bundle(trained.bundle), prepared, config, progress=_say)
+    device = "cpu" if args.gpus == 0 else job.device()
+    found = evaluate(Encoder.from_bundle(trained.bundle, device=device), prepared, config, progress=_say)
     prepared_id = artifacts.read_manifest(prepared, "prepared")["id"]
     about = {"recipe": config.recipe, "bundle": trained.bundle_id, "prepared": prepared_id}
     table = write_report(out / "reports" / trained.bundle.name, found, about)

@@ -1,5 +1,6 @@
 """Do other libraries load what is exported, and give the same vectors?"""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,8 +48,8 @@ def test_sentence_transformers_gives_the_same_vectors(tiny_bundle: Path, tmp_pat
     bundle = load_bundle(tiny_bundle)
     bundle.export("sentence-transformers", tmp_path / "exported")
     theirs = SentenceTransformer(str(tmp_path / "exported"), device="cpu")
-    found = theirs.encode(TEXTS[:4])
-    assert cosines(found, Encoder(bundle).embed_texts(TEXTS[:4])).min() > 0.9999
+    found = theirs.encode(TEXTS)
+    assert cosines(found, Encoder(bundle).embed_texts(TEXTS)).min() > 0.9999
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     long = ["word " * 500]
     assert cosines(theirs.encode(long), Encoder(bundle).embed_texts(long)).min() > 0.9999
@@ -58,13 +59,43 @@ def test_hugging_face_loads_backbone_tokenizer_and_projection(tiny_bundle: Path,
     bundle = load_bundle(tiny_bundle)
     bundle.export("hf", tmp_path)
     tokenizer, backbone = AutoTokenizer.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path).eval()
-    encoded = tokenizer(TEXTS[:4], padding=True, truncation=True, return_tensors="pt")
+    encoded = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         states = backbone(**{k: encoded[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
     mask = encoded["attention_mask"][..., None]
     pooled = (states * mask).sum(1) / mask.sum(1)
     vectors = normalize(pooled @ load_file(tmp_path / "projection.safetensors")["weight"].T, dim=1).numpy()
-    assert cosines(vectors, Encoder(bundle).embed_texts(TEXTS[:4])).min() > 0.9999
+    assert cosines(vectors, Encoder(bundle).embed_texts(TEXTS)).min() > 0.9999
+
+
+def test_the_tokenizers_sides_are_ours(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Whatever the file says of padding and cutting, which ours does on the right."""
+    bundle = load_bundle(str(tiny_bundle))
+    described = json.loads((tiny_bundle / "tokenizer.json").read_text())
+    described["padding"] = {
+        "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": bundle.tokenizer.pad_id,
+        "pad_type_id": 0, "pad_token": bundle.tokenizer.specials["pad"],
+    }  # fmt: skip
+    described["truncation"] = {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    export_text(bundle.model.text, bundle.tokenizer, tmp_path / "tokenizer.json", "hf", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    (ours,) = bundle.tokenizer.encode(["word " * 500])
+    assert tokenizer("word " * 500, truncation=True)["input_ids"] == list(ours)
+    assert tokenizer(["a", "a longer one"], padding=True)["attention_mask"][0][0] == 1
+
+
+def test_an_export_is_whole_or_not_there(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of one loads in sentence-transformers, and gives other vectors."""
+    bundle = load_bundle(tiny_bundle)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unimir.export._write_modules", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.export("sentence-transformers", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pretrained_backbone_is_pooled_as_its_own_library_does() -> None:

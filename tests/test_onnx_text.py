@@ -110,7 +110,7 @@ def test_both_precisions_are_the_bundle_within_their_bounds(directory: Path) -> 
                 [(p.intent, [(s.start, s.end, s.label) for s in p.slots]) for p in parsed] for parsed in (found, parses)
             ]
             assert spans[0] == spans[1]
-        manifest = json.loads((directory.parent / "bundle.onnx" / "manifest.json").read_text())
+        manifest = json.loads((directory.parent / "onnx-bundle" / "manifest.json").read_text())
         assert manifest["parity"][precision]["cosine_min"] >= least
         assert manifest["parents"] == {"bundle": torch_encoder.id}
     assert {path: path.stat().st_mtime_ns for path in directory.parent.glob("*/*.onnx")} == written
@@ -120,7 +120,7 @@ def test_an_export_that_is_not_the_bundle_is_refused(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = shutil.copytree(directory, tmp_path / "bundle")
-    graphs = directory.parent / "bundle.onnx"
+    graphs = directory.parent / "onnx-bundle"
 
     def copied(model: UniMIR, target: Path) -> None:
         shutil.copytree(graphs, target, dirs_exist_ok=True)
@@ -130,7 +130,7 @@ def test_an_export_that_is_not_the_bundle_is_refused(
     monkeypatch.setattr(onnx_text.OnnxText, "vectors", lambda *args, **kwargs: -vectors(*args, **kwargs))
     with pytest.raises(ValueError, match="fp32 in ONNX Runtime is not this bundle: .*cosine_min"):
         Encoder.from_bundle(copy, backend="onnx-fp32")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "onnx-bundle"]
 
 
 @pytest.mark.parametrize(

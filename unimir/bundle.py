@@ -127,8 +127,9 @@ def save_bundle(
     return bundle_id
 
 
-def load_bundle(directory: Path, *, device: str = "cpu") -> Bundle:
+def load_bundle(directory: Path | str, *, device: str = "cpu") -> Bundle:
     """Loads a bundle; ValueError if a file is not as it was written, or golden vectors are not reproduced."""
+    directory = Path(directory)
     verify_bundle(directory)
     manifest = artifacts.read_manifest(directory, "bundle")
     try:

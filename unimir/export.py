@@ -7,12 +7,15 @@ query fusion have no place in these forms.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors.torch import save_file
 
+from unimir import artifacts
 from unimir.data.text import TextTokenizer
 from unimir.model.text_encoder import TextEncoder
 
@@ -29,26 +32,42 @@ def export_text(
     `hf`: what `AutoModel` and `AutoTokenizer` load: the backbone; the projection lies beside it, in
     `projection.safetensors`, for whoever pools and projects by hand.
     """
-    from transformers import PreTrainedTokenizerFast
-
     if form not in FORMS:
         raise ValueError(f"form {form!r}; one of {', '.join(FORMS)}")
     if tower.ngrams is not None:
         raise ValueError(f"form {form!r} cannot hold hashed n-grams; train with model.text.ngrams=0 to export")
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory}: not empty; an export would mix with what is there")
-    directory.mkdir(parents=True, exist_ok=True)
-    tower.backbone.save_pretrained(directory)
+    directory = directory.resolve()
+    # At its place once it is whole: without the last files it would load, and give other vectors.
+    unfinished = artifacts.start(directory.with_name(f".{directory.name}.{os.getpid()}"))
+    try:
+        tower.backbone.save_pretrained(unfinished)
+        _write_tokenizer(unfinished, tokenizer, tokenizer_json)
+        weight = tower.projection.weight.detach().cpu().contiguous()
+        if form == "hf":
+            save_file({"weight": weight}, unfinished / "projection.safetensors")
+        else:
+            _write_modules(unfinished, tower, tokenizer.max_tokens)
+            save_file({"linear.weight": weight}, unfinished / "2_Dense" / "model.safetensors")
+        unfinished.rename(directory)  # in place of an empty one, of no other
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_tokenizer(directory: Path, tokenizer: TextTokenizer, tokenizer_json: Path) -> None:
+    """The tokenizer, which pads and cuts on the right, and takes `<s>` or `[MASK]` in a text for text, as ours does."""
+    from transformers import PreTrainedTokenizerFast
+
     names = {f"{role}_token": name for role, name in tokenizer.specials.items()}
     PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_json), model_max_length=tokenizer.max_tokens, **names
+        tokenizer_file=str(tokenizer_json),
+        model_max_length=tokenizer.max_tokens,
+        split_special_tokens=True,
+        padding_side="right",
+        truncation_side="right",
+        **names,
     ).save_pretrained(directory)
-    weight = tower.projection.weight.detach().cpu().contiguous()
-    if form == "hf":
-        save_file({"weight": weight}, directory / "projection.safetensors")
-        return
-    _write_modules(directory, tower, tokenizer.max_tokens)
-    save_file({"linear.weight": weight}, directory / "2_Dense" / "model.safetensors")
 
 
 def _write_modules(directory: Path, tower: TextEncoder, max_tokens: int) -> None:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 _NOISE = "Failed to query Ray Train Controller actor state"
@@ -68,11 +69,35 @@ def workers(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def nodes() -> int:
-    """Machines of the cluster that `cluster` connected to."""
+def directory(path: str) -> Path:
+    """Where artifacts lie. ValueError for a URI, of which a directory `s3:` on this machine would be made."""
+    if "://" in path:
+        raise ValueError(f"{path!r}; artifacts lie in directories that all machines see (checkpoints alone: --storage)")
+    return Path(path)
+
+
+def device() -> str:
+    """Where a job's own process computes, after its workers have given back what they had."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def alone() -> bool:
+    """Whether the cluster that `cluster` connected to is one machine that computes: then none other will."""
     import ray
 
-    return sum(node["Alive"] for node in ray.nodes())
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return len(there) == 1 and there[0].get("CPU", 0) > 0
+
+
+def check_gpus(wanted: float) -> None:
+    """ValueError for more GPUs a worker than there are, where no machine may start: Ray would wait without end."""
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0)
+    if wanted > there and not grows():
+        raise ValueError(f"--gpus {wanted:g}; this machine has {there:g}")
 
 
 def user_error(error: BaseException) -> ValueError | None:

@@ -78,7 +78,7 @@ def open_exported(directory: Path, bundle: Bundle, precision: str) -> OnnxText:
         raise ValueError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
     if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
         raise ValueError("backend onnx needs the packages onnx, onnxruntime and onnxscript")
-    target = directory.parent / f"{directory.name}.onnx"
+    target = directory.parent / f"onnx-{directory.name}"  # not what a pattern such as sample-* means
     if not _is_of(target, bundle.id):
         unfinished = artifacts.start(target.with_name(f".{target.name}.{os.getpid()}"))
         try:
