@@ -1,6 +1,7 @@
 """Is training right as a whole: it learns, goes on when killed, is the same at one and two workers, refuses
 mistakes."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -197,6 +198,18 @@ def test_a_loss_that_is_no_number_ends_training_before_it_is_saved() -> None:
     notes.add(1, "pairs", 1, {"loss": torch.tensor(float("nan"))}, batch)
     with pytest.raises(ValueError, match=r"step 1, task pairs: losses \{'loss': nan\}; no step can follow"):
         notes.flush()
+
+
+def test_a_tower_that_bears_no_rounding_is_found_before_the_first_stage(
+    tiny_config: Config, tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = "{embed_dim: 8, depths: [2, 2], num_heads: [1, 2], img_size: 56}"
+    swin = f"model.image={{name: swin_tiny_patch4_window7_224, size: 56, args: {args}}}"
+    config = override(tiny_config, ["engine={zero: 1, precision: bf16}", swin])
+    check(config, tiny_prepared, Hardware(workers=1, cpus=1, gpus=1))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which is what it needs
+    with pytest.raises(ValueError, match="'swin_tiny_patch4_window7_224' takes no 56 pixels .*dtype"):
+        check(config, tiny_prepared, Hardware(workers=1, cpus=1, gpus=1))
 
 
 def test_batch_normalisation_in_bf16_is_refused(tiny_config: Config, tiny_prepared: Path) -> None:

@@ -24,7 +24,7 @@ from unimir.train.driver import Places, train
 from unimir.train.feed import Sources, StageFeed
 from unimir.train.hardware import Wanted
 from unimir.train.ngrams import count_ngrams
-from unimir.train.process import ENVIRONMENT
+from unimir.train.process import environment
 from unimir.train.snapshot import SNAPSHOT
 from unimir.train.worker import build_objective
 
@@ -124,7 +124,7 @@ def test_a_driver_and_then_a_worker_killed_within_a_stage_cost_nothing(
     process = drive(config, tiny_prepared, out, workers=2)
     wait_until_told(SECOND_KILL, out, process)
     workers = workers_of(process)
-    given = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}  # they have asked for no GPU
+    given = environment(gpu=False)  # they have asked for no GPU
     assert all(given.items() <= worker.environ().items() for worker in workers)
     workers[-1].kill()
     finish(process, out)

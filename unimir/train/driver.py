@@ -39,7 +39,7 @@ from unimir.train.hardware import ANY, Hardware, Node, Wanted, shared_out
 from unimir.train.hints import Negatives, TeacherVectors
 from unimir.train.log import tracker_settings
 from unimir.train.losses import Taught
-from unimir.train.process import ENVIRONMENT
+from unimir.train.process import environment
 from unimir.train.snapshot import KeepWhole, mend
 from unimir.train.stages import REACHED, parts, rate_of
 from unimir.train.teach import teacher_vectors
@@ -148,9 +148,9 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
     _check_text(objective.model, config.model.text.max_tokens)
     side = config.model.image.size
     kept = [type(one).__name__ for one in objective.modules() if getattr(one, "running_var", None) is not None]
-    pictured = ("image_text", "intent_query")
     for stage in config.stages if kept else ():
-        if rate_of("image", stage) and any(task.cached and task.kind in pictured for task in stage.tasks):
+        pictured = [task for task in stage.tasks if task.kind in ("image_text", "intent_query")]
+        if rate_of("image", stage) and any(task.cached for task in pictured):
             raise ValueError(
                 f"stage {stage.name}: cached, and image backbone {config.model.image.name!r} has {kept[0]}, whose "
                 "statistics would be of a chunk; a backbone that normalises by layer, or cached: false"
@@ -160,9 +160,12 @@ def check(config: Config, prepared: Path, hardware: Hardware) -> None:
             f"image backbone {config.model.image.name!r} has {kept[0]}, whose running statistics stay in fp32; "
             "engine.precision fp32, or a backbone that normalises by layer"
         )
+    tower = objective.model.eval().image
+    for parameter in tower.parameters() if config.engine.precision == "bf16" else ():
+        parameter.data = parameter.data.bfloat16()  # as the engine does, in a stage that may be the last
     try:
         with torch.no_grad():
-            objective.model.eval().image(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+            tower(torch.zeros(1, side, side, 3, dtype=torch.uint8))
     except Exception as error:  # whatever a backbone says of a size that is not its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"image backbone {config.model.image.name!r} takes no {side} pixels ({reason})") from error
@@ -260,7 +263,6 @@ def _fit(
 ) -> ray.train.Checkpoint:
     """Runs the Ray Train job and returns its last checkpoint."""
     gpu = hardware.gpus > 0
-    environment = {**ENVIRONMENT, **tracker_settings(places.trackers)}
     mend(places.runs, run)
     trainer = TorchTrainer(
         train_stages,
@@ -282,8 +284,7 @@ def _fit(
             name=run,
             storage_path=places.runs,
             callbacks=[KeepWhole()],
-            # Ray leaves a machine's GPUs visible to those who have asked for none, and DeepSpeed takes what it sees.
-            worker_runtime_env={"env_vars": environment if gpu else {**environment, "CUDA_VISIBLE_DEVICES": ""}},
+            worker_runtime_env={"env_vars": environment(gpu) | tracker_settings(places.trackers)},
             failure_config=FailureConfig(max_failures=config.restarts.failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.restarts.keep,

@@ -9,9 +9,14 @@ import torch
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _NEVER = 2**31 - 1
 
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
-"""Of the process, before it starts. Ray runs the training function in a thread, and glibc gives each thread heaps of
-its own, of 64 MB, which return memory whatever `set_up_process` says: all threads shall share the first heap."""
+
+def environment(gpu: bool) -> dict[str, str]:
+    """Of the process, before it starts."""
+    # Ray runs the training function in a thread, and glibc gives each thread heaps of its own, of 64 MB, which return
+    # memory whatever `set_up_process` says: all threads shall share the first heap.
+    shared = {"MALLOC_ARENA_MAX": "1"}
+    # Ray leaves a machine's GPUs visible to those who have asked for none, and DeepSpeed takes what it sees.
+    return shared if gpu else {**shared, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def set_up_process(threads: int) -> None:
