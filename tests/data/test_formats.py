@@ -178,7 +178,7 @@ def test_a_folder_is_listed_once_for_all_its_units(
     assert [row[1]["image"] for row in rows] == [picture(number) for number in range(5)]
 
 
-def test_the_first_rows_of_a_large_column_cost_not_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_rows_of_a_large_column_cost_not_all_of_it(tmp_path: Path) -> None:
     """Pictures lie in one row group as a rule."""
     pictures = [np.random.default_rng(n).bytes(1 << 20) for n in range(40)]
     pq.write_table(pa.table({"image": pictures}), tmp_path / "pics.parquet", compression="none", write_batch_size=1)

@@ -1,5 +1,6 @@
 """Is a catalog embedded exactly once, are versions shown only when whole, and is nothing lost on the way?"""
 
+import base64
 import dataclasses
 import io
 import json
@@ -26,7 +27,7 @@ from unimir.index import embedder
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embed import Embedding, embed
 from unimir.index.embedder import Embedder, Task
-from unimir.index.entities import KEY_BYTES, key_of
+from unimir.index.entities import KEY_BYTES, MAX_PREVIEW_BYTES, key_of, with_preview
 from unimir.index.lite import embedded
 from unimir.index.store import Store
 from unimir.index.versions import rollback, versions
@@ -470,12 +471,23 @@ def test_a_bundle_that_cannot_be_loaded_is_no_fault_of_the_rows(
         Embedder(task)(unit, frozenset())
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_preview_is_no_larger_than_an_index_takes(noise: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8) if noise else np.zeros((512, 512, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    row: dict[str, Any] = {"modality": "image"}
+    with_preview([row], buffer.getvalue(), 512)
+    shown = Image.open(io.BytesIO(base64.b64decode(row["preview"])))
+    assert len(row["preview"]) <= MAX_PREVIEW_BYTES
+    assert 128 < shown.width < 512 if noise else shown.size == (512, 512)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"keep": -1}, "keep is -1; 0 or more"),
         ({"preview": -5}, "preview is -5"),
-        ({"preview": 512}, "preview is 512; pixels up to 320, or 0 for none"),
         ({"tenant": "é" * 33}, "has 66 bytes; at most 64"),
     ],
 )

@@ -30,7 +30,7 @@ from unimir.data.passes import Actors, each
 from unimir.data.readers import Unit, plan
 from unimir.index.connection import IndexRefused, IndexUnavailable
 from unimir.index.embedder import Done, Embedder, Task
-from unimir.index.entities import KEY_BYTES, MAX_BYTES, MAX_PREVIEW, MODALITIES, PREVIEW, key_of
+from unimir.index.entities import KEY_BYTES, MAX_BYTES, MODALITIES, PREVIEW, key_of
 from unimir.index.store import Store
 from unimir.index.versions import begin, collection_for, publish
 from unimir.infer import Encoder
@@ -65,8 +65,8 @@ class Embedding:
     def __post_init__(self) -> None:
         if self.keep < 0:
             raise ValueError(f"keep is {self.keep}; 0 or more")
-        if not 0 <= self.preview <= MAX_PREVIEW:
-            raise ValueError(f"preview is {self.preview}; pixels up to {MAX_PREVIEW}, or 0 for none")
+        if self.preview < 0:
+            raise ValueError(f"preview is {self.preview}; pixels, or 0 for none")
         if (size := len(self.tenant.encode())) > MAX_BYTES["tenant"]:
             raise ValueError(f"tenant {self.tenant!r:.80} has {size} bytes; at most {MAX_BYTES['tenant']}")
 

@@ -39,8 +39,8 @@ MAX_BYTES: Mapping[str, int] = {**items.MAX_BYTES, "tenant": 64, "modality": 16,
 """UTF-8 bytes of the text columns."""
 PREVIEW = 128
 """Pixels of the longer side of the pictures that are kept for people: some 3 kB each."""
-MAX_PREVIEW = 320
-"""A Milvus server takes 64 KiB of what has no column of its own: the most detailed picture is half of it in base64."""
+MAX_PREVIEW_BYTES = 40_000
+"""In base64. A Milvus server takes 64 KiB a row of what has no column of its own: this, and up to 16 KiB of `extra`."""
 KEY_BYTES = 32
 """ASCII characters of a key."""
 
@@ -79,10 +79,15 @@ def salt_of(backend: str, preview: int) -> str:
 
 
 def with_preview(rows: Sequence[Row], picture: bytes, side: int) -> None:
-    """Gives the row of a picture a small one for people, in base64; none for a side of 0. ValueError if unreadable."""
+    """Gives the row of a picture a small one for people, in base64; none for a side of 0. ValueError if unreadable.
+
+    One of so much detail that an index might not take it becomes smaller than `side`.
+    """
     for row in rows if side else ():
         if row["modality"] == "image":
-            row["preview"] = base64.b64encode(preview_image(picture, side)).decode()
+            while len(found := base64.b64encode(preview_image(picture, side))) > MAX_PREVIEW_BYTES:
+                side = 3 * side // 4
+            row["preview"] = found.decode()
 
 
 def problems(rows: Sequence[Mapping[str, Any]], vectors_ND: NDArray[np.float32]) -> dict[int, str]:
